@@ -1,0 +1,25 @@
+//! Messages and names as types: what gateways, hubs and domains say to each other, and nothing of how it travels.
+//!
+//! Every message is CBOR (RFC 8949) in a length-prefixed frame; a value that breaks a limit cannot be constructed.
+//! This crate does no I/O and imports nothing of Hawser's.
+
+pub mod control;
+pub mod fault;
+pub mod frame;
+pub mod hop;
+pub mod name;
+pub mod session;
+pub mod time;
+
+pub use fault::{Fault, Place};
+pub use name::{DomainName, NameError, NodeId, NodeName, Role, ServiceId, ServiceName};
+pub use time::UnixTime;
+
+/// ALPN of a hop connection between a gateway that has a certificate and a hub.
+pub const ALPN_HOP: &[u8] = b"hawser-hop/1";
+/// ALPN of a connection to a hub by somebody that holds a one-time token and is not admitted yet.
+pub const ALPN_JOIN: &[u8] = b"hawser-join/1";
+/// ALPN of the end-to-end session between two gateways.
+pub const ALPN_END_TO_END: &[u8] = b"hawser/1";
+/// Version of the messages in this crate, told in [`hop::Hello`] and [`control::ToGateway::Welcome`].
+pub const VERSION: u16 = 1;

@@ -1,0 +1,254 @@
+//! Names of domains, services and nodes. Each is one DNS label, so that `service.domain.suffix` is a host name.
+
+use std::{fmt, str::FromStr};
+
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+
+/// Longest label in bytes (RFC 1035).
+pub const MAX_LABEL: usize = 63;
+
+/// Why a name was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not a DNS label.
+    #[error(
+        "{0:?} is not a name: expected 1 to 63 of a-z, 0-9 and '-', neither first nor last '-' (lower case)"
+    )]
+    Label(String),
+    /// Not `service.domain`.
+    #[error("{0:?} is not a service: expected NAME.DOMAIN, as in orders.acme")]
+    Service(String),
+    /// Not a SPIFFE identity of ours.
+    #[error("{0:?} is not an identity: expected spiffe://DOMAIN/ROLE/NAME, as in spiffe://acme/gateway/gw1")]
+    Node(String),
+}
+
+fn shorten(s: &str) -> String {
+    s.chars().take(80).collect()
+}
+
+fn label(s: &str) -> Result<Box<str>, NameError> {
+    let ok = (1..=MAX_LABEL).contains(&s.len())
+        && s.bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !s.starts_with('-')
+        && !s.ends_with('-');
+    if ok {
+        Ok(s.into())
+    } else {
+        Err(NameError::Label(shorten(s)))
+    }
+}
+
+macro_rules! text_type {
+    ($name:ident) => {
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{self}")
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(s: String) -> Result<Self, NameError> {
+                s.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(n: $name) -> String {
+                n.to_string()
+            }
+        }
+
+        impl<C> Encode<C> for $name {
+            fn encode<W: encode::Write>(
+                &self,
+                e: &mut Encoder<W>,
+                _: &mut C,
+            ) -> Result<(), encode::Error<W::Error>> {
+                e.str(&self.to_string())?;
+                Ok(())
+            }
+        }
+
+        impl<'b, C> Decode<'b, C> for $name {
+            fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+                d.str()?.parse().map_err(decode::Error::custom)
+            }
+        }
+    };
+}
+
+macro_rules! label_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(s: &str) -> Result<Self, NameError> {
+                label(s).map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        text_type!($name);
+    };
+}
+
+label_type!(
+    /// Name of a domain: one organisation's firewalled network, with a root of its own.
+    DomainName
+);
+label_type!(
+    /// Name of a service within its domain.
+    ServiceName
+);
+label_type!(
+    /// Name of a gateway (later: a host, a device) within its domain.
+    NodeName
+);
+
+/// A service and its domain, written `orders.acme`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ServiceId {
+    /// Name within the domain.
+    pub name: ServiceName,
+    /// The domain that exports it.
+    pub domain: DomainName,
+}
+
+impl FromStr for ServiceId {
+    type Err = NameError;
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        let (name, domain) = s.split_once('.').ok_or_else(|| NameError::Service(shorten(s)))?;
+        Ok(Self {
+            name: name.parse()?,
+            domain: domain.parse()?,
+        })
+    }
+}
+
+impl fmt::Display for ServiceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}.{}", self.name, self.domain))
+    }
+}
+
+text_type!(ServiceId);
+
+/// What a certificate entitles its holder to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// A tunnel gateway.
+    Gateway,
+    /// Signs the certificates and revocation lists of a domain.
+    Issuer,
+}
+
+impl Role {
+    /// The role as it stands in an identity.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Gateway => "gateway",
+            Role::Issuer => "issuer",
+        }
+    }
+}
+
+/// A proved identity, written as a SPIFFE ID: `spiffe://acme/gateway/gw1` (the URI subject alternative name of a
+/// certificate).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeId {
+    /// Whose root vouches for it.
+    pub domain: DomainName,
+    /// What it may be.
+    pub role: Role,
+    /// Its name within the domain.
+    pub name: NodeName,
+}
+
+impl NodeId {
+    /// The identity of a gateway.
+    pub fn gateway(domain: DomainName, name: NodeName) -> Self {
+        Self {
+            domain,
+            role: Role::Gateway,
+            name,
+        }
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = NameError;
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        let bad = || NameError::Node(shorten(s));
+        let mut parts = s.strip_prefix("spiffe://").ok_or_else(bad)?.splitn(3, '/');
+        let domain = parts.next().ok_or_else(bad)?.parse()?;
+        let role = match parts.next().ok_or_else(bad)? {
+            "gateway" => Role::Gateway,
+            "issuer" => Role::Issuer,
+            _ => return Err(bad()),
+        };
+        let name = parts.next().ok_or_else(bad)?.parse()?;
+        Ok(Self { domain, role, name })
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!(
+            "spiffe://{}/{}/{}",
+            self.domain,
+            self.role.as_str(),
+            self.name
+        ))
+    }
+}
+
+text_type!(NodeId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn labels_have_limits() {
+        for bad in ["", "-a", "a-", "A", "a.b", "a b", "ä", &"a".repeat(64)] {
+            assert!(bad.parse::<DomainName>().is_err(), "{bad:?}");
+        }
+        assert!("a".repeat(63).parse::<DomainName>().is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused_and_what_is_parsed_prints_the_same(s in "\\PC{0,200}") {
+            if let Ok(id) = s.parse::<NodeId>() { prop_assert_eq!(id.to_string(), s.clone()); }
+            if let Ok(id) = s.parse::<ServiceId>() { prop_assert_eq!(id.to_string(), s); }
+        }
+
+        #[test]
+        fn identities_round_trip(d in "[a-z0-9]{1,20}", n in "[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?") {
+            let text = format!("spiffe://{d}/gateway/{n}");
+            prop_assert_eq!(text.parse::<NodeId>().unwrap().to_string(), text);
+        }
+    }
+}
