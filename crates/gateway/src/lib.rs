@@ -1,1 +1,14 @@
-//! x
+//! The tunnel gateway: a web proxy and local listeners towards its own domain's clients, exports of its own domain's
+//! services, and in between end-to-end sessions with other gateways through hubs that see ciphertext only.
+//!
+//! `front` takes calls from clients and gives them to [`seam::Links`]; `links` carries them to the exporting gateway; there
+//! `links` hands them to [`seam::Exports`], which `export` implements. `front` and `export` know nothing of sessions, and
+//! `links` knows nothing of proxies and origins.
+
+pub mod config;
+pub mod export;
+pub mod front;
+pub mod headers;
+pub mod links;
+pub mod problem;
+pub mod seam;

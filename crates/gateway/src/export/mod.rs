@@ -1,0 +1,1 @@
+//! What this gateway exports: policy, health, and forwarding to origins.

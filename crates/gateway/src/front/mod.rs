@@ -1,0 +1,1 @@
+//! Where clients come in: the web proxy and the listeners of imported services.

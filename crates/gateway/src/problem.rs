@@ -1,0 +1,1 @@
+//! Faults as problem documents (RFC 9457).
