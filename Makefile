@@ -1,0 +1,54 @@
+# Everything a developer or a machine runs by name. `make` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## three networks, a hub and two gateways, and what they show (ONCE=1: show once, check every claim, clean up)
+	@scripts/deps build demo
+	@scripts/demo
+
+.PHONY: test
+test: ## every test, end to end ones included (these need root)
+	@scripts/deps build test
+	@scripts/test
+
+.PHONY: lint
+lint: ## formatting, clippy, documentation, licences and sources of dependencies, generated reference
+	@scripts/deps build lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --quiet
+	cargo deny check bans licenses sources
+	@scripts/reference --check
+
+.PHONY: check
+check: ## the fast inner loop: formatting, clippy, unit tests
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace --lib --bins --quiet
+
+.PHONY: reference
+reference: ## write docs/reference from the code
+	@scripts/reference
+
+.PHONY: audit
+audit: ## known vulnerabilities in dependencies, from a local copy of the advisory database: ADVISORY_DB=directory
+	@scripts/deps build lint
+	@scripts/audit "$(ADVISORY_DB)"
+
+.PHONY: bench-tunnel bench-protect bench-broker soak fuzz package
+bench-tunnel: ## the tunnel beside its peers, in one run (not there yet)
+bench-protect: ## fail-over and replication of virtual machines (not there yet)
+bench-broker: ## delivery of content to devices (not there yet)
+soak: ## hours of traffic with faults injected (not there yet)
+fuzz: ## coverage-guided fuzzing of everything that parses (not there yet)
+package: ## a Debian package (not there yet)
+bench-tunnel bench-protect bench-broker soak fuzz package:
+	@echo "make $@: not there yet" >&2; exit 1
