@@ -1,0 +1,153 @@
+use super::*;
+
+fn check(text: &str) -> Result<GatewayPlan, String> {
+    toml::from_str::<GatewayConfig>(text)
+        .map_err(|e| e.to_string())?
+        .check()
+        .map_err(|e| e.to_string())
+}
+
+#[test]
+fn an_empty_table_is_a_gateway_that_does_nothing() {
+    let plan = check("").unwrap();
+    assert_eq!(plan.carriers, [CarrierPlan::Direct]);
+    assert_eq!(plan.front.suffix.to_string(), "hawser");
+    assert!(plan.front.proxy.is_empty() && plan.exports.is_empty());
+    assert_eq!(plan.certificate_life, Duration::from_secs(86_400));
+}
+
+#[test]
+fn a_full_one_says_what_would_run() {
+    let plan = check(
+        r#"
+        state = "/tmp/gw"
+        forwarded = "address"
+        [[carrier]]
+        kind = "connect"
+        proxy = "proxy.acme.example:3128"
+        user = "gw"
+        password_file = "/etc/hawser/proxy-password"
+        [[carrier]]
+        kind = "direct"
+        [proxy]
+        listen = ["127.0.0.1:3128", "[::1]:3128"]
+        [[import]]
+        service = "db.beta"
+        listen = "0.0.0.0:5433"
+        [[export]]
+        name = "orders"
+        http = "http://127.0.0.1:8080"
+        version = "2"
+        host = "origin"
+        health = { path = "/healthz", interval = "1s" }
+        allow = [{ domains = ["beta"], methods = ["GET"], paths = ["/v1/**"] }]
+        [[export]]
+        name = "db"
+        tcp = "db.internal:5432"
+        "#,
+    )
+    .unwrap();
+    let text = plan.to_string();
+    for part in [
+        "through the proxy proxy.acme.example:3128 as gw",
+        "proxy on [::1]:3128 for http://SERVICE.DOMAIN.hawser/, clients 127.0.0.0/8, ::1/128",
+        "import db.beta on 0.0.0.0:5433",
+        "export orders at http://127.0.0.1:8080",
+        "allow beta: GET on /v1/**",
+        "export db at tcp db.internal:5432",
+        "note: export db: no `allow` rule",
+        "note: import db.beta: 0.0.0.0:5433 is reachable by other hosts",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+    assert_eq!(plan.exports[0].health.as_ref().unwrap().fall, 2);
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_their_keys() {
+    let e = check(
+        r#"
+        suffix = "Hawser"
+        certificate_life = "1s"
+        [proxy]
+        listen = ["localhost:3128"]
+        [[import]]
+        service = "db"
+        listen = "127.0.0.1:5433"
+        [[export]]
+        name = "orders"
+        http = "http://127.0.0.1:8080/base"
+        allow = [{ domains = ["*"], paths = ["v1"] }]
+        [[export]]
+        name = "db"
+        tcp = "127.0.0.1"
+        health = { path = "/" }
+        [[export]]
+        name = "both"
+        tcp = "a:1"
+        http = "http://a"
+        "#,
+    )
+    .unwrap_err();
+    for part in [
+        "gateway.suffix: ",
+        "gateway.certificate_life: 1s is out of range",
+        "gateway.proxy.listen: \"localhost:3128\"",
+        "gateway.import[0].service: ",
+        "gateway.export[0].http: ",
+        "gateway.export[0].allow: ",
+        "gateway.export[1].tcp: ",
+        "gateway.export[1].health: ",
+        "gateway.export[2]: expected one of",
+    ] {
+        assert!(e.contains(part), "{part:?} is missing in:\n{e}");
+    }
+}
+
+#[test]
+fn unknown_keys_are_refused() {
+    for text in [
+        "sufix = \"x\"",
+        "[proxy]\nlisten=[]\nclient=[]",
+        "[[carrier]]\nkind=\"direct\"\nproxy=\"a:1\"",
+    ] {
+        assert!(check(text).unwrap_err().contains("unknown field"), "{text}");
+    }
+}
+
+#[test]
+fn one_address_is_for_one_listener_and_one_name_for_one_export() {
+    let twice = "[proxy]\nlisten=[\"127.0.0.1:1\"]\n[[import]]\nservice=\"a.b\"\nlisten=\"127.0.0.1:1\"";
+    assert!(check(twice).unwrap_err().contains("used twice"));
+    let twice = "[[export]]\nname=\"a\"\ntcp=\"a:1\"\n[[export]]\nname=\"a\"\ntcp=\"a:2\"";
+    assert!(check(twice).unwrap_err().contains("exported twice"));
+}
+
+#[test]
+fn every_key_is_documented() {
+    let schema = serde_json::to_value(schemars::schema_for!(GatewayConfig)).unwrap();
+    fn undocumented(at: &str, v: &serde_json::Value, found: &mut Vec<String>) {
+        let Some(object) = v.as_object() else { return };
+        for (name, p) in object
+            .get("properties")
+            .and_then(|p| p.as_object())
+            .into_iter()
+            .flatten()
+        {
+            if p.get("description").is_none() && p.get("const").is_none() {
+                found.push(format!("{at}.{name}"));
+            }
+        }
+        for (name, d) in object
+            .get("$defs")
+            .and_then(|d| d.as_object())
+            .into_iter()
+            .flatten()
+        {
+            undocumented(name, d, found);
+        }
+    }
+    let mut found = Vec::new();
+    undocumented("gateway", &schema, &mut found);
+    assert!(found.is_empty(), "{found:?}");
+}
