@@ -1,0 +1,176 @@
+//! Reading and writing keys and certificates: files are replaced as a whole, synced, and readable by their owner only.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+use rcgen::KeyPair;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use zeroize::Zeroizing;
+
+use crate::IdentityError;
+
+/// Largest file that is read, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Makes a state directory with mode 0700; one that is there must not be writable by others.
+pub fn prepare_dir(dir: &Path) -> Result<(), IdentityError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(dir).map_err(|e| failed(dir, &e))?;
+    let mode = fs::metadata(dir).map_err(|e| failed(dir, &e))?.mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(IdentityError::OpenToOthers {
+            path: dir.into(),
+            mode,
+            advice: "700",
+        });
+    }
+    Ok(())
+}
+
+/// Certificates from a PEM file, in their order.
+pub fn read_certificates(
+    path: &Path,
+    expected: &'static str,
+) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let text = read(path, expected)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match certificates {
+        Ok(list) if !list.is_empty() => Ok(list),
+        Ok(_) => Err(IdentityError::File {
+            path: path.into(),
+            detail: format!("no certificate in PEM form: expected {expected}"),
+        }),
+        Err(e) => Err(IdentityError::File {
+            path: path.into(),
+            detail: format!("not PEM ({e}): expected {expected}"),
+        }),
+    }
+}
+
+/// Writes certificates as PEM; the file (mode 0600) is replaced as a whole.
+pub fn write_certificates(path: &Path, certificates: &[CertificateDer<'_>]) -> Result<(), IdentityError> {
+    let mut text = String::new();
+    for certificate in certificates {
+        text.push_str(&pem("CERTIFICATE", certificate));
+    }
+    write(path, text.as_bytes())
+}
+
+pub(crate) fn read_certificate(
+    path: &Path,
+    expected: &'static str,
+) -> Result<CertificateDer<'static>, IdentityError> {
+    let mut list = read_certificates(path, expected)?;
+    if list.len() != 1 {
+        return Err(IdentityError::File {
+            path: path.into(),
+            detail: format!("{} certificates: expected one, {expected}", list.len()),
+        });
+    }
+    Ok(list.remove(0))
+}
+
+/// A private key (PEM); refused when other users may read the file.
+pub(crate) fn read_key(
+    path: &Path,
+    which: &'static str,
+    expected: &'static str,
+) -> Result<KeyPair, IdentityError> {
+    let text = read(path, expected)?;
+    let mode = fs::metadata(path).map_err(|e| failed(path, &e))?.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(IdentityError::OpenToOthers {
+            path: path.into(),
+            mode,
+            advice: "600",
+        });
+    }
+    let bad = || IdentityError::Key {
+        which,
+        detail: format!(
+            "{} holds no usable private key in PEM form (PKCS#8): expected {expected}",
+            path.display()
+        ),
+    };
+    let text = std::str::from_utf8(&text).map_err(|_| bad())?;
+    KeyPair::from_pem(text).map_err(|_| bad())
+}
+
+pub(crate) fn write_key(path: &Path, key: &KeyPair) -> Result<(), IdentityError> {
+    write(path, Zeroizing::new(key.serialize_pem()).as_bytes())
+}
+
+/// Writes a file of mode 0600 as a whole: a reader, or a crash, sees the old or the new one.
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
+    replace(path, content).map_err(|e| failed(path, &e))
+}
+
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no random numbers"))?;
+    let temporary = dir.join(format!(".{name}.{:016x}", u64::from_ne_bytes(random)));
+    let result = (|| {
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        fs::File::open(dir)?.sync_all()
+    })();
+    if result.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+fn read(path: &Path, expected: &'static str) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    let size = match fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(IdentityError::Missing {
+                path: path.into(),
+                expected,
+            });
+        }
+        Err(e) => return Err(failed(path, &e)),
+    };
+    if size > MAX_FILE {
+        return Err(IdentityError::File {
+            path: path.into(),
+            detail: format!("{size} bytes are too many: expected {expected}"),
+        });
+    }
+    fs::read(path).map(Zeroizing::new).map_err(|e| failed(path, &e))
+}
+
+fn failed(path: &Path, error: &io::Error) -> IdentityError {
+    IdentityError::File {
+        path: path.into(),
+        detail: error.to_string(),
+    }
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let text = STANDARD.encode(der);
+    let mut out = format!("-----BEGIN {label}-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, tail) = rest.split_at(rest.len().min(64));
+        out.push_str(line);
+        out.push('\n');
+        rest = tail;
+    }
+    out.push_str(&format!("-----END {label}-----\n"));
+    out
+}

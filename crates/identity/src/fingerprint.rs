@@ -1,0 +1,95 @@
+//! Fingerprints of public keys, for pins and for people to compare.
+
+use std::{fmt, str::FromStr};
+
+use aws_lc_rs::digest;
+use minicbor::{Decode, Encode};
+use rustls::pki_types::CertificateDer;
+
+use crate::{IdentityError, certificate::Certificate};
+
+const PREFIX: &str = "sha256:";
+
+/// SHA-256 of a SubjectPublicKeyInfo (as in RFC 7469), written `sha256:` and 64 hex digits. It names a key, so it stays the
+/// same when a certificate for that key is renewed.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, serde::Serialize, serde::Deserialize,
+)]
+#[cbor(transparent)]
+#[serde(try_from = "String", into = "String")]
+pub struct Fingerprint(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 32]);
+
+/// Text that is no fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a fingerprint: expected {PREFIX} and 64 hexadecimal digits")]
+pub struct FingerprintError;
+
+impl Fingerprint {
+    /// Of the key in a certificate.
+    pub fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, IdentityError> {
+        Ok(Certificate::parse("presented", certificate)?.fingerprint())
+    }
+
+    /// Of a SubjectPublicKeyInfo (DER).
+    pub fn of_key(spki: &[u8]) -> Self {
+        Self(sha256(spki))
+    }
+
+    /// Twelve words (BIP-39, English) of the first 16 bytes: to be read out over the telephone.
+    pub fn words(&self) -> String {
+        match bip39::Mnemonic::from_entropy(&self.0[..16]) {
+            Ok(words) => words.words().collect::<Vec<_>>().join(" "),
+            // Only another length than 16 to 32 bytes is refused.
+            Err(_) => String::new(),
+        }
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(PREFIX)?;
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = FingerprintError;
+
+    fn from_str(text: &str) -> Result<Self, FingerprintError> {
+        let hex = text.strip_prefix(PREFIX).ok_or(FingerprintError)?;
+        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(FingerprintError);
+        }
+        let mut bytes = [0; 32];
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).map_err(|_| FingerprintError)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for Fingerprint {
+    type Error = FingerprintError;
+
+    fn try_from(text: String) -> Result<Self, FingerprintError> {
+        text.parse()
+    }
+}
+
+impl From<Fingerprint> for String {
+    fn from(fingerprint: Fingerprint) -> Self {
+        fingerprint.to_string()
+    }
+}
+
+pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, data).as_ref());
+    out
+}

@@ -1,0 +1,241 @@
+//! The TLS configurations of all connections: TLS 1.3 only, no tickets, no resumption, no 0-RTT, no server name sent.
+//!
+//! Resumption stays off because verifiers are not asked on it: a peer that was revoked would get in again. Servers refuse a
+//! client that does not offer the right protocol (ALPN); clients ask [`check_protocol`] after the handshake.
+
+mod verify;
+
+use std::sync::Arc;
+
+use hawser_proto::{ALPN_END_TO_END, ALPN_HOP, ALPN_JOIN, DomainName, NodeId, UnixTime};
+use rustls::{
+    ClientConfig, CommonState, ServerConfig,
+    client::{ResolvesClientCert, Resumption, danger::ServerCertVerifier},
+    crypto::{
+        CryptoProvider,
+        aws_lc_rs::{self, cipher_suite, kx_group},
+    },
+    pki_types::{CertificateDer, ServerName},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, danger::ClientCertVerifier},
+    sign::CertifiedKey,
+    version::TLS13,
+};
+
+use crate::{Fingerprint, HubIdentity, IdentityError, Proved, SharedCredentials, SharedTrust, Trust};
+use verify::{AnyGateway, Gateway, IssuerByRoot, Pinned};
+
+/// ALPN of the session between a joiner without a certificate and an issuer of its domain.
+pub const ALPN_ENROL: &[u8] = b"hawser-enrol/1";
+
+/// A hub towards gateways of admitted domains ([`ALPN_HOP`]): a client certificate is mandatory.
+pub fn hub_hop(hub: &HubIdentity, trust: SharedTrust) -> Result<Arc<ServerConfig>, IdentityError> {
+    let own = Own::Hub(hub.clone());
+    server(
+        provider(hop_groups()),
+        Some(AnyGateway::new(trust)),
+        own,
+        ALPN_HOP,
+    )
+}
+
+/// A hub towards holders of a one-time token ([`ALPN_JOIN`]): no client certificate.
+pub fn hub_join(hub: &HubIdentity) -> Result<Arc<ServerConfig>, IdentityError> {
+    server(provider(hop_groups()), None, Own::Hub(hub.clone()), ALPN_JOIN)
+}
+
+/// A gateway towards a hub whose key is pinned ([`ALPN_HOP`]).
+pub fn hop_client(own: SharedCredentials, pin: Fingerprint) -> Result<Arc<ClientConfig>, IdentityError> {
+    client(provider(hop_groups()), Pinned::new(pin), Some(own), ALPN_HOP)
+}
+
+/// A holder of a one-time token towards the hub that it pins ([`ALPN_JOIN`]).
+pub fn join_client(pin: Fingerprint) -> Result<Arc<ClientConfig>, IdentityError> {
+    client(provider(hop_groups()), Pinned::new(pin), None, ALPN_JOIN)
+}
+
+/// The dialling gateway of an end-to-end session ([`ALPN_END_TO_END`]); only `expect` is accepted at the other end.
+pub fn end_to_end_client(
+    own: SharedCredentials,
+    trust: SharedTrust,
+    expect: NodeId,
+) -> Result<Arc<ClientConfig>, IdentityError> {
+    client(
+        provider(end_to_end_groups()),
+        Gateway::new(trust, expect),
+        Some(own),
+        ALPN_END_TO_END,
+    )
+}
+
+/// The accepting gateway of an end-to-end session ([`ALPN_END_TO_END`]). Any gateway of an accepted domain gets in: compare
+/// [`proved`] with whom the hub announced.
+pub fn end_to_end_server(
+    own: SharedCredentials,
+    trust: SharedTrust,
+) -> Result<Arc<ServerConfig>, IdentityError> {
+    server(
+        provider(end_to_end_groups()),
+        Some(AnyGateway::new(trust)),
+        Own::Node(own),
+        ALPN_END_TO_END,
+    )
+}
+
+/// A joiner, which has no certificate yet, towards a gateway of the domain whose root it knows by fingerprint
+/// ([`ALPN_ENROL`]).
+pub fn enrol_client(domain: DomainName, root: Fingerprint) -> Result<Arc<ClientConfig>, IdentityError> {
+    client(
+        provider(end_to_end_groups()),
+        IssuerByRoot::new(domain, root),
+        None,
+        ALPN_ENROL,
+    )
+}
+
+/// An issuer's gateway towards joiners ([`ALPN_ENROL`]): no client certificate, a token's HMAC comes inside.
+pub fn enrol_server(own: SharedCredentials) -> Result<Arc<ServerConfig>, IdentityError> {
+    server(provider(end_to_end_groups()), None, Own::Node(own), ALPN_ENROL)
+}
+
+/// Who the peer of a finished handshake is (`peer_certificates()`), judged by this trust now.
+pub fn proved(trust: &Trust, certificates: Option<&[CertificateDer<'_>]>) -> Result<Proved, IdentityError> {
+    trust.verify(certificates.unwrap_or_default(), UnixTime::now())
+}
+
+/// Whether the other side agreed to this protocol (ALPN). To be asked after each handshake.
+pub fn check_protocol(connection: &CommonState, expected: &[u8]) -> Result<(), IdentityError> {
+    let found = connection.alpn_protocol();
+    if found == Some(expected) {
+        return Ok(());
+    }
+    let text = |protocol: &[u8]| String::from_utf8_lossy(protocol).into_owned();
+    Err(IdentityError::Protocol {
+        expected: text(expected),
+        found: found.map_or_else(|| "none".into(), text),
+    })
+}
+
+/// What to give rustls as the name of any server: it is neither sent nor compared.
+pub fn server_name() -> ServerName<'static> {
+    ServerName::IpAddress(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED).into())
+}
+
+/// Hybrid post-quantum key exchange where the other side has it.
+fn hop_groups() -> Vec<&'static dyn rustls::crypto::SupportedKxGroup> {
+    vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1]
+}
+
+/// Both ends are ours: nothing less than the hybrid.
+fn end_to_end_groups() -> Vec<&'static dyn rustls::crypto::SupportedKxGroup> {
+    vec![kx_group::X25519MLKEM768]
+}
+
+fn provider(kx_groups: Vec<&'static dyn rustls::crypto::SupportedKxGroup>) -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        kx_groups,
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        ..aws_lc_rs::default_provider()
+    })
+}
+
+fn server(
+    provider: Arc<CryptoProvider>,
+    clients: Option<AnyGateway>,
+    own: Own,
+    alpn: &'static [u8],
+) -> Result<Arc<ServerConfig>, IdentityError> {
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|e| make(&e))?;
+    let builder = match clients {
+        Some(verifier) => {
+            builder.with_client_cert_verifier(Arc::new(verifier) as Arc<dyn ClientCertVerifier>)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(OwnFor { own, alpn }));
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+fn client(
+    provider: Arc<CryptoProvider>,
+    server: impl ServerCertVerifier + 'static,
+    own: Option<SharedCredentials>,
+    alpn: &'static [u8],
+) -> Result<Arc<ClientConfig>, IdentityError> {
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|e| make(&e))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(server));
+    let mut config = match own {
+        Some(own) => builder.with_client_cert_resolver(Arc::new(OwnFor {
+            own: Own::Node(own),
+            alpn,
+        })),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    config.enable_early_data = false;
+    Ok(Arc::new(config))
+}
+
+fn make(error: &rustls::Error) -> IdentityError {
+    IdentityError::Make {
+        what: "TLS configuration",
+        detail: error.to_string(),
+    }
+}
+
+/// Where a party's own certificate comes from.
+#[derive(Debug)]
+enum Own {
+    Hub(HubIdentity),
+    Node(SharedCredentials),
+}
+
+/// A party's own certificate, shown only where this protocol is spoken.
+#[derive(Debug)]
+struct OwnFor {
+    own: Own,
+    alpn: &'static [u8],
+}
+
+impl OwnFor {
+    fn certified(&self) -> Arc<CertifiedKey> {
+        match &self.own {
+            Own::Hub(hub) => hub.certified(),
+            Own::Node(credentials) => credentials.load().certified(),
+        }
+    }
+}
+
+impl ResolvesServerCert for OwnFor {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls refuses a client that offers other protocols only; one that offers none is refused here.
+        hello
+            .alpn()?
+            .any(|offered| offered == self.alpn)
+            .then(|| self.certified())
+    }
+}
+
+impl ResolvesClientCert for OwnFor {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.certified())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
