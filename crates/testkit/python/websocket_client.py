@@ -1,0 +1,31 @@
+"""Talks to websocket_server.py: websocket_client.py URL [PROXY-URL]"""
+
+import asyncio
+import os
+import sys
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
+
+
+async def main():
+    url, proxy = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
+    async with connect(url, proxy=proxy, max_size=None, subprotocols=["echo"]) as socket:
+        assert socket.subprotocol == "echo", socket.subprotocol
+        for i in range(50):
+            await socket.send(f"message {i}")
+            assert await asyncio.wait_for(socket.recv(), 30) == f"message {i}"
+        big = os.urandom(3_000_000)
+        await socket.send(big)
+        assert await asyncio.wait_for(socket.recv(), 60) == big
+        await asyncio.wait_for(await socket.ping(), 30)
+        await socket.send("close")
+        try:
+            await asyncio.wait_for(socket.recv(), 30)
+            raise SystemExit("no close")
+        except ConnectionClosedError as closed:
+            assert closed.rcvd.code == 4001 and closed.rcvd.reason == "as asked", closed
+    print("ok")
+
+
+asyncio.run(main())

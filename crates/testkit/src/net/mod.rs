@@ -1,0 +1,57 @@
+//! Hosts as network namespaces, or, without root, as addresses of the loopback range.
+
+mod firewall;
+mod host;
+mod sites;
+mod sweep;
+
+pub use firewall::{Exit, Firewall};
+pub use host::Host;
+pub use sites::{Plan, Site, Sites};
+
+use std::{
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// The namespaces of one run. Deleted, with every process in them, when dropped.
+pub struct Network {
+    prefix: String,
+    namespaces: Vec<String>,
+}
+
+impl Network {
+    /// An empty one. The first of a process sweeps what dead runs left behind.
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        sweep::once();
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { prefix: format!("{}-{n}", sweep::owner()), namespaces: Vec::new() })
+    }
+
+    /// A new namespace, with its loopback up.
+    fn namespace(&mut self, short: &str) -> Result<String> {
+        let name = format!("{}-{short}", self.prefix);
+        ip(&format!("netns add {name}"))?;
+        self.namespaces.push(name.clone());
+        ip(&format!("-n {name} link set lo up"))?;
+        Ok(name)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for name in self.namespaces.drain(..) {
+            sweep::remove(&name);
+        }
+    }
+}
+
+/// Runs `ip` with these words.
+fn ip(words: &str) -> Result<()> {
+    let out = Command::new("ip").args(words.split_whitespace()).output().context("ip (Debian: iproute2) cannot be run")?;
+    ensure!(out.status.success(), "ip {words}: {}", String::from_utf8_lossy(&out.stderr).trim());
+    Ok(())
+}

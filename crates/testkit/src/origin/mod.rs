@@ -1,0 +1,15 @@
+//! Services to be called: what a domain has behind its firewall.
+
+pub mod database;
+pub mod git;
+pub mod http;
+pub mod python;
+pub mod raw;
+pub mod squid;
+
+pub use database::Postgres;
+pub use git::GitServer;
+pub use http::HttpOrigin;
+pub use python::Python;
+pub use raw::RawOrigin;
+pub use squid::Squid;

@@ -1,0 +1,165 @@
+//! The ground itself: networks, firewalls, origins, clients and captures do what the other tests believe. No hawser here.
+
+use std::{
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use hawser_testkit::{
+    Host,
+    capture::Capture,
+    curl::Curl,
+    gate,
+    net::{Plan, Sites},
+    origin::{GitServer, HttpOrigin, Postgres, Python, RawOrigin, Squid, raw::Manner, squid},
+    pattern,
+};
+
+use crate::talk;
+
+fn sites(proxy_only: bool) -> Sites {
+    Sites::build(&Plan { domains: &["acme", "beta"], gateways: 1, proxy_only }).unwrap()
+}
+
+fn connects(from: &Host, to: SocketAddr) -> bool {
+    from.enter(|| TcpStream::connect_timeout(&to, Duration::from_millis(300)).is_ok()).unwrap()
+}
+
+#[test]
+fn firewalls_let_nothing_in_and_only_one_way_out() {
+    if !gate::networks("firewalls") {
+        return;
+    }
+    let sites = sites(false);
+    let [acme, beta] = &sites.domains[..] else { panic!() };
+    let _origin = HttpOrigin::start(&acme.app, 8080).unwrap();
+    let _hub = RawOrigin::start(&sites.hub, 8443, Manner::Echo).unwrap();
+    let _other = RawOrigin::start(&sites.hub, 8444, Manner::Echo).unwrap();
+    let firewall = acme.firewall.as_ref().unwrap();
+
+    assert!(connects(&acme.app, acme.app.at(8080)), "control: within the domain");
+    assert!(connects(&acme.app, sites.hub.at(8443)), "the way to the hub is open");
+    assert!(!connects(&acme.app, sites.hub.at(8444)), "no other way out is");
+    assert!(firewall.outbound_dropped().unwrap() > 0);
+    assert_eq!(firewall.inbound_dropped().unwrap(), 0);
+    for from in [&sites.net, &sites.hub] {
+        assert!(!connects(from, acme.app.at(8080)));
+    }
+    assert!(firewall.inbound_dropped().unwrap() >= 2);
+
+    // The control: with the rules off the same connections succeed.
+    firewall.off().unwrap();
+    beta.firewall.as_ref().unwrap().off().unwrap();
+    for from in [&sites.net, &sites.hub, &beta.app] {
+        assert!(connects(from, acme.app.at(8080)), "{}", from.name());
+    }
+    firewall.on().unwrap();
+    assert!(!connects(&sites.net, acme.app.at(8080)));
+}
+
+#[test]
+fn the_corporate_proxy_asks_for_a_password() {
+    let what = "squid";
+    if !(gate::networks(what) && gate::programs(what, &["squid", "openssl"])) {
+        return;
+    }
+    let sites = sites(true);
+    let acme = &sites.domains[0];
+    let _hub = HttpOrigin::start(&sites.hub, 8443).unwrap();
+    let dir = readable_dir();
+    let squid = Squid::start(&acme.proxy, "user", "secret", sites.hub.at(8443), dir.path()).unwrap();
+    let gateway = &acme.gateways[0];
+    let call = |user: &str| {
+        Curl::new(gateway, "http://203.0.113.2:8443/")
+            .args(["--proxytunnel", "--proxy-user", user])
+            .proxy(acme.proxy.at(squid::PORT))
+            .call()
+            .unwrap()
+    };
+    assert!(!connects(gateway, sites.hub.at(8443)), "only the proxy may go out");
+    assert_eq!(call("user:secret").status, 200);
+    assert_ne!(call("user:wrong").status, 200);
+    assert!(squid.access_log().contains("CONNECT 203.0.113.2:8443 user"), "{}", squid.access_log());
+    assert!(squid.access_log().contains("TCP_DENIED/407"), "{}", squid.access_log());
+}
+
+#[test]
+fn captures_see_what_crosses_a_link() {
+    let what = "captures";
+    if !(gate::networks(what) && gate::programs(what, &["tcpdump"])) {
+        return;
+    }
+    let sites = sites(false);
+    let acme = &sites.domains[0];
+    let _origin = HttpOrigin::start(&acme.app, 8080).unwrap();
+    let dir = readable_dir();
+    let link = Capture::start(&acme.app, "lan", dir.path()).unwrap();
+    let elsewhere = Capture::start(&sites.hub, "any", dir.path()).unwrap();
+    let url = format!("http://{}/mirror", acme.app.at(8080));
+    Curl::new(&acme.gateways[0], url).post("a marker that is seen").expect(200).unwrap();
+    let (link, elsewhere) = (link.stop().unwrap(), elsewhere.stop().unwrap());
+    assert!(link.hits(b"a marker that is seen") >= 2, "{} packets", link.count);
+    assert!(link.tcp_bytes() > 100);
+    assert_eq!(elsewhere.hits(b"a marker that is seen"), 0);
+}
+
+/// Servers in acme, clients in beta, no rules: what is asked of the tunnel later works without it.
+#[test]
+fn clients_and_servers_get_on_without_a_tunnel() {
+    let what = "clients and servers";
+    if !(gate::networks(what) && gate::programs(what, &["lighttpd", "psql", "git", "curl"])) {
+        return;
+    }
+    let sites = sites(false);
+    for site in &sites.domains {
+        site.firewall.as_ref().unwrap().off().unwrap();
+    }
+    let (server, client) = (&sites.domains[0].app, &sites.domains[1].app);
+    let dir = readable_dir();
+    let start = |script: &str, port: u16| {
+        let ip = server.address().to_string();
+        Python::start(server, script, &[&ip, &port.to_string()], dir.path()).unwrap()
+    };
+    let url = |port: u16, path: &str| format!("http://{}{path}", server.at(port));
+
+    let _soap = start("soap_server.py", 8001);
+    talk::soap(client, &url(8001, "/?wsdl"), None);
+    let _grpc = start("grpc_server.py", 8002);
+    talk::grpc(client, &server.at(8002).to_string(), None);
+    let _websocket = start("websocket_server.py", 8003);
+    talk::websocket(client, &format!("ws://{}/", server.at(8003)), None);
+    let _git = GitServer::start(server, 8004, dir.path()).unwrap();
+    talk::git_clone_and_push(client, &url(8004, "/repo.git"), None, dir.path());
+    let _postgres = Postgres::start(server, 5432, dir.path()).unwrap();
+    talk::psql(client, server.at(5432));
+    let _hash = RawOrigin::start(server, 8005, Manner::HashAtEnd).unwrap();
+    talk::tcp_half_close(client, server.at(8005), 1_000_000);
+    let _reset = RawOrigin::start(server, 8006, Manner::ResetAfter(100_000)).unwrap();
+    talk::tcp_reset_is_seen(client, server.at(8006));
+
+    let _broken = RawOrigin::start(server, 8007, Manner::HttpBrokenOff).unwrap();
+    for how in ["length", "chunked", "short", "open"] {
+        let answer = Curl::new(client, url(8007, &format!("/{how}/100000"))).call().unwrap();
+        assert_ne!(answer.exit, 0, "{how}: a clean end");
+    }
+
+    let origin = HttpOrigin::start(server, 8080).unwrap();
+    const LEN: u64 = 50_000_000;
+    let (len, hash) = Curl::new(client, url(8080, &format!("/bytes/{LEN}"))).download().unwrap();
+    assert_eq!((len, hash), (LEN, pattern::hash(LEN)));
+    let answer = Curl::new(client, url(8080, "/upload")).upload(LEN).unwrap();
+    assert!(answer.contains(&pattern::hash(LEN)), "{answer}");
+    for curl in [Curl::new(client, url(8080, "/echo")), Curl::new(client, url(8080, "/echo")).http2()] {
+        let seen = curl.header("X-Test: 1").post("body").expect(200).unwrap().json().unwrap();
+        assert_eq!(seen["body"], "body");
+        assert_eq!(seen["method"], "POST");
+    }
+    let mut stream = Curl::new(client, url(8080, "/events/a")).stream().unwrap();
+    talk::events(&origin, "a", &mut stream.out);
+}
+
+fn readable_dir() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    dir
+}
