@@ -27,10 +27,27 @@ impl Capture {
         let log = dir.join(format!("{}-{interface}.tcpdump.log", host.name()));
         let path = file.to_str().context("the capture's path is no text")?;
         // -U: each packet is written as it comes; -Z: tcpdump would otherwise change user and lose the directory.
-        let args = ["-i", interface, "--immediate-mode", "-s", "0", "-U", "-B", "65536", "-Z", "root", "-w", path];
+        let args = [
+            "-i",
+            interface,
+            "--immediate-mode",
+            "-s",
+            "0",
+            "-U",
+            "-B",
+            "65536",
+            "-Z",
+            "root",
+            "-w",
+            path,
+        ];
         let mut process = Process::start(host, "tcpdump", &args, &log)?;
         process.wait_for_log(wait::SOON, "listening on")?;
-        Ok(Self { process, host: host.clone(), file })
+        Ok(Self {
+            process,
+            host: host.clone(),
+            file,
+        })
     }
 
     /// Ends it and reads it back. An error if packets were lost, since a search would prove nothing.
@@ -54,9 +71,11 @@ impl Capture {
         // A documentation address that is nowhere: the packet leaves by the default route and is dropped.
         const NOWHERE: &str = "192.0.2.200:9";
         let last = format!("last packet of {}", self.file.display());
-        self.host.enter(|| UdpSocket::bind("0.0.0.0:0")?.send_to(last.as_bytes(), NOWHERE))??;
+        self.host
+            .enter(|| UdpSocket::bind("0.0.0.0:0")?.send_to(last.as_bytes(), NOWHERE))??;
         wait::for_condition(wait::SOON, "the capture to be written", || {
-            fs::read(&self.file).is_ok_and(|b| memory::count(&b[b.len().saturating_sub(TAIL)..], last.as_bytes()) > 0)
+            fs::read(&self.file)
+                .is_ok_and(|b| memory::count(&b[b.len().saturating_sub(TAIL)..], last.as_bytes()) > 0)
         })
     }
 }
@@ -81,18 +100,27 @@ impl Packets {
         const RECORD: usize = 16;
         let raw = fs::read(file)?;
         let header = raw.get(..HEADER).context("no pcap header")?;
-        ensure!(header[..4] == [0xd4, 0xc3, 0xb2, 0xa1], "not a little-endian pcap file");
+        ensure!(
+            header[..4] == [0xd4, 0xc3, 0xb2, 0xa1],
+            "not a little-endian pcap file"
+        );
         let skip = match u32_at(header, 20) {
             1 => 14,   // Ethernet
             113 => 16, // Linux "any", version 1
             276 => 20, // Linux "any", version 2
             other => bail!("unknown link type {other} in the capture"),
         };
-        let mut own = Self { flows: HashMap::new(), count: 0, raw: Vec::new() };
+        let mut own = Self {
+            flows: HashMap::new(),
+            count: 0,
+            raw: Vec::new(),
+        };
         let mut at = HEADER;
         while let Some(record) = raw.get(at..at + RECORD) {
             let len = u32_at(record, 8) as usize;
-            let Some(packet) = raw.get(at + RECORD..at + RECORD + len) else { break };
+            let Some(packet) = raw.get(at + RECORD..at + RECORD + len) else {
+                break;
+            };
             if let Some((flow, payload)) = packet.get(skip..).and_then(tcp_payload) {
                 own.flows.entry(flow).or_default().extend_from_slice(payload);
             }
@@ -117,7 +145,9 @@ impl Packets {
 }
 
 fn u32_at(b: &[u8], at: usize) -> u32 {
-    b.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
+    b.get(at..at + 4)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u32::from_le_bytes)
 }
 
 fn tcp_payload(ip: &[u8]) -> Option<(Flow, &[u8])> {

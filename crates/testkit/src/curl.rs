@@ -37,7 +37,11 @@ pub struct Answer {
 impl Curl {
     /// A call from a host.
     pub fn new(host: &Host, url: impl Into<String>) -> Self {
-        Self { host: host.clone(), args: vec![url.into()], limit: Duration::from_secs(60) }
+        Self {
+            host: host.clone(),
+            args: vec![url.into()],
+            limit: Duration::from_secs(60),
+        }
     }
 
     /// Adds arguments.
@@ -74,12 +78,28 @@ impl Curl {
 
     /// Calls, and waits for the end.
     pub fn call(self) -> Result<Answer> {
-        let out = self.command(&["-D", "/dev/stderr", "-w", "%{stderr}\n%{http_version} %{http_code}\n"]).output()?;
+        let out = self
+            .command(&[
+                "-D",
+                "/dev/stderr",
+                "-w",
+                "%{stderr}\n%{http_version} %{http_code}\n",
+            ])
+            .output()?;
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
-        let last = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or_default().to_owned();
+        let last = text
+            .lines()
+            .rev()
+            .find(|l| !l.trim().is_empty())
+            .unwrap_or_default()
+            .to_owned();
         let (version, status) = last.split_once(' ').unwrap_or(("", "0"));
         let heads: Vec<_> = text.split("\r\n\r\n").filter(|h| h.contains("HTTP/")).collect();
-        let error = text.lines().filter(|l| l.starts_with("curl:")).collect::<Vec<_>>().join("; ");
+        let error = text
+            .lines()
+            .filter(|l| l.starts_with("curl:"))
+            .collect::<Vec<_>>()
+            .join("; ");
         Ok(Answer {
             exit: out.status.code().unwrap_or(-1),
             status: status.trim().parse().unwrap_or(0),
@@ -108,7 +128,11 @@ impl Curl {
 
     /// Downloads, and returns the length and SHA-256 of what came.
     pub fn download(self) -> Result<(u64, String)> {
-        let mut child = self.command(&["--fail"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut child = self
+            .command(&["--fail"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
         let mut out = child.stdout.take().context("curl has no output")?;
         let mut hash = pattern::Hash::new();
         let (mut len, mut buf) = (0, vec![0; 1 << 20]);
@@ -121,7 +145,11 @@ impl Curl {
             len += n as u64;
         }
         let end = child.wait_with_output()?;
-        ensure!(end.status.success(), "curl after {len} bytes: {}", String::from_utf8_lossy(&end.stderr));
+        ensure!(
+            end.status.success(),
+            "curl after {len} bytes: {}",
+            String::from_utf8_lossy(&end.stderr)
+        );
         Ok((len, hash.finish()))
     }
 
@@ -137,7 +165,10 @@ impl Curl {
         let sent = std::io::copy(&mut pattern::Reader::new(len), &mut input);
         drop(input);
         let end = child.wait_with_output()?;
-        let (out, err) = (String::from_utf8_lossy(&end.stdout), String::from_utf8_lossy(&end.stderr));
+        let (out, err) = (
+            String::from_utf8_lossy(&end.stdout),
+            String::from_utf8_lossy(&end.stderr),
+        );
         ensure!(end.status.success(), "curl: {err} {out}");
         sent?;
         Ok(out.into_owned())
@@ -145,7 +176,11 @@ impl Curl {
 
     /// Calls, and gives the body as it comes. The call ends when the value is dropped.
     pub fn stream(self) -> Result<Stream> {
-        let mut child = self.command(&["-N"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut child = self
+            .command(&["-N"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
         let out = child.stdout.take().context("curl has no output")?;
         Ok(Stream { child, out })
     }
@@ -154,7 +189,9 @@ impl Curl {
         let mut c = self.host.command("curl");
         let limit = self.limit.as_secs().max(1).to_string();
         // No user's own settings, no proxy from the environment.
-        c.args(["-q", "-sS", "--noproxy", "", "--max-time", &limit]).args(more).args(&self.args);
+        c.args(["-q", "-sS", "--noproxy", "", "--max-time", &limit])
+            .args(more)
+            .args(&self.args);
         for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
             c.env_remove(name).env_remove(name.to_uppercase());
         }
@@ -176,7 +213,11 @@ impl Answer {
 
     /// A header's value; names in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|l| l.split_once(':').filter(|(n, _)| *n == name).map(|(_, v)| v.trim()))
+        self.head.lines().find_map(|l| {
+            l.split_once(':')
+                .filter(|(n, _)| *n == name)
+                .map(|(_, v)| v.trim())
+        })
     }
 }
 

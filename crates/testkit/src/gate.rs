@@ -21,7 +21,10 @@ pub fn programs(what: &str, names: &[&str]) -> bool {
 /// True if the shell finds this program, or finds it where Debian puts servers.
 pub fn installed(name: &str) -> bool {
     Command::new("sh")
-        .args(["-c", &format!("PATH=$PATH:/usr/sbin:/sbin command -v {name} >/dev/null")])
+        .args([
+            "-c",
+            &format!("PATH=$PATH:/usr/sbin:/sbin command -v {name} >/dev/null"),
+        ])
         .status()
         .is_ok_and(|s| s.success())
 }
@@ -30,7 +33,10 @@ pub fn installed(name: &str) -> bool {
 fn need(there: bool, what: &str, wanted: &str) -> bool {
     if !there {
         let line = format!("skipped: {what}: needs {wanted}");
-        assert!(std::env::var("CI").is_err_and(|_| true) || std::env::var("CI").is_ok_and(|v| v != "true"), "{line}");
+        assert!(
+            std::env::var("CI").is_err_and(|_| true) || std::env::var("CI").is_ok_and(|v| v != "true"),
+            "{line}"
+        );
         eprintln!("{line}");
     }
     there

@@ -30,10 +30,17 @@ fn find() -> Result<PathBuf> {
         return Ok(given.into());
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo).args(["build", "--quiet", "-p", "hawser"]).current_dir(workspace()).status()?;
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "-p", "hawser"])
+        .current_dir(workspace())
+        .status()?;
     ensure!(built.success(), "the binary does not build");
     let own = std::env::current_exe()?;
-    let found = own.ancestors().skip(1).map(|dir| dir.join("hawser")).find(|p| p.is_file());
+    let found = own
+        .ancestors()
+        .skip(1)
+        .map(|dir| dir.join("hawser"))
+        .find(|p| p.is_file());
     found.context("no hawser binary beside this program's: set HAWSER_BIN")
 }
 
@@ -48,10 +55,17 @@ pub fn run(host: &Host, config: &Path, args: &[&str], input: &str) -> Result<Str
 pub fn try_run(host: &Host, config: &Path, args: &[&str], input: &str) -> Result<(String, String, bool)> {
     let mut command = host.command(binary()?);
     command.arg("-c").arg(config).args(args);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn()?;
     // It may end without reading.
-    let _ = child.stdin.take().context("no standard input")?.write_all(input.as_bytes());
+    let _ = child
+        .stdin
+        .take()
+        .context("no standard input")?
+        .write_all(input.as_bytes());
     let out = child.wait_with_output()?;
     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
     Ok((text(&out.stdout), text(&out.stderr), out.status.success()))
@@ -73,21 +87,28 @@ impl Daemon {
         let program = binary()?.to_str().context("the binary's path is no text")?;
         let config_text = config.to_str().context("the configuration's path is no text")?;
         let process = Process::start(host, program, &["-c", config_text, "run"], log)?;
-        let mut own = Self { process, host: host.clone(), config: config.into(), state: state.into() };
+        let mut own = Self {
+            process,
+            host: host.clone(),
+            config: config.into(),
+            state: state.into(),
+        };
         let admin = host.local(ADMIN_PORT);
         let at = own.host.clone();
-        own.process.wait_until(wait::SOON, "its admin listener to answer", |_| {
-            web::fetch(&at, admin, "/healthz").is_ok_and(|(status, _)| status == 200)
-        })?;
+        own.process
+            .wait_until(wait::SOON, "its admin listener to answer", |_| {
+                web::fetch(&at, admin, "/healthz").is_ok_and(|(status, _)| status == 200)
+            })?;
         Ok(own)
     }
 
     /// Waits until it says that it can do its job: a gateway is connected, a hub listens.
     pub fn wait_ready(&mut self, limit: Duration) -> Result<()> {
         let (host, admin) = (self.host.clone(), self.host.local(ADMIN_PORT));
-        self.process.wait_until(limit, "/readyz to say that it is ready", |_| {
-            web::fetch(&host, admin, "/readyz").is_ok_and(|(status, _)| status == 200)
-        })
+        self.process
+            .wait_until(limit, "/readyz to say that it is ready", |_| {
+                web::fetch(&host, admin, "/readyz").is_ok_and(|(status, _)| status == 200)
+            })
     }
 
     /// Where it runs.
@@ -133,7 +154,10 @@ impl Daemon {
 
 /// The part of every configuration that this module needs.
 pub fn admin_table(host: &Host) -> String {
-    format!("[log]\nlevel = \"debug\"\n\n[admin]\nlisten = \"{}\"\n\n", host.local(ADMIN_PORT))
+    format!(
+        "[log]\nlevel = \"debug\"\n\n[admin]\nlisten = \"{}\"\n\n",
+        host.local(ADMIN_PORT)
+    )
 }
 
 /// What `/metrics` said.
@@ -165,7 +189,8 @@ mod tests {
 
     #[test]
     fn samples_are_summed_by_name_and_label() {
-        let m = Metrics("# TYPE b counter\nb_total{dir=\"up\",x=\"1\"} 3\nb_total{dir=\"down\"} 4\nb 9\n".into());
+        let m =
+            Metrics("# TYPE b counter\nb_total{dir=\"up\",x=\"1\"} 3\nb_total{dir=\"down\"} 4\nb 9\n".into());
         assert_eq!(m.sum("b_total", &[]), 7.0);
         assert_eq!(m.sum("b_total", &["dir=\"up\""]), 3.0);
         assert_eq!(m.sum("c", &[]), 0.0);

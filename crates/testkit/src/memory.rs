@@ -29,7 +29,9 @@ pub fn search(pid: u32, marker: &[u8]) -> Result<Search> {
         while at < end {
             let want = usize::try_from(end - at).unwrap_or(STEP).min(STEP + overlap);
             // Some mappings (vvar) cannot be read at all.
-            let Ok(n) = memory.read_at(&mut buf[..want], at) else { break };
+            let Ok(n) = memory.read_at(&mut buf[..want], at) else {
+                break;
+            };
             if n == 0 {
                 break;
             }
@@ -47,7 +49,9 @@ pub fn search(pid: u32, marker: &[u8]) -> Result<Search> {
 
 /// How often `needle` is in `hay`.
 pub fn count(hay: &[u8], needle: &[u8]) -> usize {
-    let Some((&first, rest)) = needle.split_first() else { return 0 };
+    let Some((&first, rest)) = needle.split_first() else {
+        return 0;
+    };
     let mut hits = 0;
     let mut at = 0;
     while let Some(i) = find_byte(&hay[at..], first) {
@@ -65,7 +69,10 @@ fn range(line: &str) -> Option<(u64, u64)> {
     let mut words = line.split_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
     words.next()?.starts_with('r').then_some(())?;
-    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
+    Some((
+        u64::from_str_radix(start, 16).ok()?,
+        u64::from_str_radix(end, 16).ok()?,
+    ))
 }
 
 #[cfg(test)]

@@ -64,7 +64,12 @@ impl Hash {
 
     /// The hash in hex.
     pub fn finish(self) -> String {
-        self.0.finish().as_ref().iter().map(|b| format!("{b:02x}")).collect()
+        self.0
+            .finish()
+            .as_ref()
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect()
     }
 }
 
@@ -84,7 +89,11 @@ pub struct Reader {
 impl Reader {
     /// A reader of `len` bytes.
     pub fn new(len: u64) -> Self {
-        Self { left: len, index: 0, current: Bytes::new() }
+        Self {
+            left: len,
+            index: 0,
+            current: Bytes::new(),
+        }
     }
 
     /// The next chunk; the last one may be short.

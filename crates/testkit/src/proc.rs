@@ -44,7 +44,11 @@ impl Process {
         change(&mut command);
         let what = format!("{program} on {}", host.name());
         let child = spawn(command).with_context(|| format!("cannot start {what}"))?;
-        Ok(Self { child, what, log: log.into() })
+        Ok(Self {
+            child,
+            what,
+            log: log.into(),
+        })
     }
 
     /// Its process id.
@@ -54,7 +58,9 @@ impl Process {
 
     /// All it said so far.
     pub fn log(&self) -> String {
-        fs::read(&self.log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
+        fs::read(&self.log)
+            .map(|b| String::from_utf8_lossy(&b).into_owned())
+            .unwrap_or_default()
     }
 
     /// Where its log is.
@@ -89,7 +95,10 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).context("no such process id")?;
+        let pid = i32::try_from(self.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .context("no such process id")?;
         kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.what))
     }
 
@@ -138,7 +147,10 @@ impl Process {
 
     fn status_field(&self, field: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status.lines().find_map(|l| l.strip_prefix(field)).context("no memory in its status")?;
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix(field))
+            .context("no memory in its status")?;
         let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kib * 1024)
     }

@@ -25,13 +25,17 @@ pub fn fetch(host: &Host, at: SocketAddr, path: &str) -> Result<(u16, String)> {
 
 /// `GET path` on a socket in the file system; status and body.
 pub fn fetch_unix(socket: &Path, path: &str) -> Result<(u16, String)> {
-    let stream = UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
+    let stream =
+        UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(LIMIT))?;
     exchange(stream, "admin", path)
 }
 
 fn exchange(mut stream: impl Read + Write, host: &str, path: &str) -> Result<(u16, String)> {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

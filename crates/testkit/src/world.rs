@@ -46,12 +46,22 @@ pub struct Service {
 impl Service {
     /// A web service at a port of the domain's application host.
     pub fn http(name: &str, port: u16) -> Self {
-        Self { name: name.into(), tcp: false, port, import: None, allow: None, more: String::new() }
+        Self {
+            name: name.into(),
+            tcp: false,
+            port,
+            import: None,
+            allow: None,
+            more: String::new(),
+        }
     }
 
     /// A TCP service there.
     pub fn tcp(name: &str, port: u16) -> Self {
-        Self { tcp: true, ..Self::http(name, port) }
+        Self {
+            tcp: true,
+            ..Self::http(name, port)
+        }
     }
 
     /// The other domain's gateways listen on this port for it.
@@ -158,7 +168,11 @@ impl Spec {
         let other = DOMAINS[1 - domain];
         let clients = format!("clients = [\"{}\"]", site.network);
         let mut text = admin_table(host);
-        text += &format!("[gateway]\nstate = \"{}\"\n{}", state.display(), self.gateway_lines);
+        text += &format!(
+            "[gateway]\nstate = \"{}\"\n{}",
+            state.display(),
+            self.gateway_lines
+        );
         if self.squid {
             text += &format!(
                 "\n[[gateway.carrier]]\nkind = \"connect\"\nproxy = \"{}\"\nuser = \"{SQUID_USER}\"\npassword_file = \"{}\"\n",
@@ -166,7 +180,10 @@ impl Spec {
                 password_file(state).display()
             );
         }
-        text += &format!("\n[gateway.proxy]\nlisten = [\"{}\"]\n{clients}\n", host.at(PROXY_PORT));
+        text += &format!(
+            "\n[gateway.proxy]\nlisten = [\"{}\"]\n{clients}\n",
+            host.at(PROXY_PORT)
+        );
         for s in &self.services {
             if let Some(port) = s.import {
                 text += &format!(
@@ -176,7 +193,11 @@ impl Spec {
                 );
             }
             let origin = site.app.at(s.port);
-            let origin = if s.tcp { format!("tcp = \"{origin}\"") } else { format!("http = \"http://{origin}\"") };
+            let origin = if s.tcp {
+                format!("tcp = \"{origin}\"")
+            } else {
+                format!("http = \"http://{origin}\"")
+            };
             let all = format!("[{{ domains = [\"{other}\"] }}]");
             text += &format!(
                 "\n[[gateway.export]]\nname = \"{}\"\n{origin}\nallow = {}\n{}",
@@ -212,7 +233,9 @@ impl Gateway {
 
     /// The process; an error if it is down.
     pub fn running(&mut self) -> Result<&mut Daemon> {
-        self.daemon.as_mut().with_context(|| format!("{} is down", self.host.name()))
+        self.daemon
+            .as_mut()
+            .with_context(|| format!("{} is down", self.host.name()))
     }
 
     /// Runs a command of the binary with its configuration.
@@ -222,7 +245,9 @@ impl Gateway {
 
     /// Services of other domains that it sees, as `name.domain`.
     pub fn sees(&self) -> Vec<String> {
-        let Some(Ok(seen)) = self.daemon.as_ref().map(|d| d.ask("/services")) else { return Vec::new() };
+        let Some(Ok(seen)) = self.daemon.as_ref().map(|d| d.ask("/services")) else {
+            return Vec::new();
+        };
         let mut names = Vec::new();
         collect(&seen, &mut names);
         names
@@ -247,7 +272,11 @@ pub struct World {
 
 impl World {
     fn start(spec: Spec) -> Result<Self> {
-        let plan = Plan { domains: &DOMAINS, gateways: spec.gateways, proxy_only: spec.squid };
+        let plan = Plan {
+            domains: &DOMAINS,
+            gateways: spec.gateways,
+            proxy_only: spec.squid,
+        };
         let sites = Sites::build(&plan)?;
         let dir = tempfile::Builder::new().prefix("hawser-test-").tempdir()?;
         if std::env::var_os("HAWSER_TEST_KEEP").is_some() {
@@ -272,7 +301,9 @@ impl World {
             for site in &world.sites.domains {
                 let dir = world.dir.path();
                 let exit = world.sites.hub_at();
-                world.squids.push(Squid::start(&site.proxy, SQUID_USER, SQUID_PASSWORD, exit, dir)?);
+                world
+                    .squids
+                    .push(Squid::start(&site.proxy, SQUID_USER, SQUID_PASSWORD, exit, dir)?);
             }
         }
         for domain in 0..DOMAINS.len() {
@@ -308,7 +339,18 @@ impl World {
 
     /// Both directions: each domain as caller of the other.
     pub fn ways(&self) -> [Way<'_>; 2] {
-        [Way { world: self, from: 0, to: 1 }, Way { world: self, from: 1, to: 0 }]
+        [
+            Way {
+                world: self,
+                from: 0,
+                to: 1,
+            },
+            Way {
+                world: self,
+                from: 1,
+                to: 0,
+            },
+        ]
     }
 
     /// A domain's hosts and firewall.
@@ -320,7 +362,13 @@ impl World {
     pub fn wait_connected(&mut self, limit: Duration) -> Result<()> {
         let hub = &self.spec.hub_services;
         let seen = |s: &&Service| hub.iter().any(|h| h == "*" || *h == s.name);
-        let names: Vec<_> = self.spec.services.iter().filter(seen).map(|s| s.name.clone()).collect();
+        let names: Vec<_> = self
+            .spec
+            .services
+            .iter()
+            .filter(seen)
+            .map(|s| s.name.clone())
+            .collect();
         for (domain, gateways) in self.gateways.iter_mut().enumerate() {
             let other = DOMAINS[1 - domain];
             for gateway in gateways.iter_mut().filter(|g| g.daemon.is_some()) {
@@ -328,9 +376,13 @@ impl World {
                 let what = format!("{} to see the services of {other}", gateway.host.name());
                 let outcome = wait::for_condition(limit, &what, || {
                     let sees = gateway.sees();
-                    names.iter().all(|n| sees.iter().any(|s| *s == format!("{n}.{other}")))
+                    names
+                        .iter()
+                        .all(|n| sees.iter().any(|s| *s == format!("{n}.{other}")))
                 });
-                outcome.with_context(|| crate::proc::tail(&fs::read_to_string(&gateway.log).unwrap_or_default()))?;
+                outcome.with_context(|| {
+                    crate::proc::tail(&fs::read_to_string(&gateway.log).unwrap_or_default())
+                })?;
             }
         }
         Ok(())
@@ -342,7 +394,11 @@ impl World {
         let mut paths = vec![&self.hub_paths[2]];
         paths.extend(self.gateways.iter().flatten().map(|g| &g.log));
         for path in paths {
-            text += &format!("== {}\n{}\n", path.display(), fs::read_to_string(path).unwrap_or_default());
+            text += &format!(
+                "== {}\n{}\n",
+                path.display(),
+                fs::read_to_string(path).unwrap_or_default()
+            );
         }
         text
     }
@@ -382,27 +438,45 @@ impl World {
     }
 
     fn lay(&self, domain: usize, n: usize) -> Result<Gateway> {
-        let host = self.sites.domains[domain].gateways.get(n).context("no such host")?.clone();
+        let host = self.sites.domains[domain]
+            .gateways
+            .get(n)
+            .context("no such host")?
+            .clone();
         let path = |suffix: &str| self.dir.path().join(format!("{}{suffix}", host.name()));
         let (config, state, log) = (path(".toml"), path(""), path(".log"));
         if self.spec.squid {
             fs::write(password_file(&state), SQUID_PASSWORD)?;
         }
-        fs::write(&config, self.spec.gateway_config(&self.sites, domain, &host, &state))?;
-        Ok(Gateway { daemon: None, host, config, state, log })
+        fs::write(
+            &config,
+            self.spec.gateway_config(&self.sites, domain, &host, &state),
+        )?;
+        Ok(Gateway {
+            daemon: None,
+            host,
+            config,
+            state,
+            log,
+        })
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.gateways.iter().flatten().map(|g| &g.log).chain([&self.hub_paths[2]]).fold(
-                String::new(),
-                |text, path| {
-                    let log = fs::read_to_string(path).unwrap_or_default();
-                    text + &format!("== end of {}\n{}\n", path.display(), crate::proc::tail(&log))
-                }
-            ));
+            eprintln!(
+                "{}",
+                self.gateways
+                    .iter()
+                    .flatten()
+                    .map(|g| &g.log)
+                    .chain([&self.hub_paths[2]])
+                    .fold(String::new(), |text, path| {
+                        let log = fs::read_to_string(path).unwrap_or_default();
+                        text + &format!("== end of {}\n{}\n", path.display(), crate::proc::tail(&log))
+                    })
+            );
         }
         if std::env::var_os("HAWSER_TEST_KEEP").is_some() {
             self.dir.disable_cleanup(true);

@@ -87,7 +87,9 @@ table inet hawser {{
     }
 
     fn counter(&self, name: &str) -> Result<u64> {
-        let text = self.host.run("nft", &["-j", "list", "counter", "inet", "hawser", name])?;
+        let text = self
+            .host
+            .run("nft", &["-j", "list", "counter", "inet", "hawser", name])?;
         let json: serde_json::Value = serde_json::from_str(&text).context("nft -j printed no JSON")?;
         json["nftables"]
             .as_array()
@@ -99,10 +101,22 @@ table inet hawser {{
 
     fn load(&self, rules: &str) -> Result<()> {
         let mut nft: Command = self.host.command("nft");
-        let mut child = nft.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        child.stdin.take().context("nft has no standard input")?.write_all(rules.as_bytes())?;
+        let mut child = nft
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child
+            .stdin
+            .take()
+            .context("nft has no standard input")?
+            .write_all(rules.as_bytes())?;
         let out = child.wait_with_output()?;
-        ensure!(out.status.success(), "nft refused the rules: {}", String::from_utf8_lossy(&out.stderr));
+        ensure!(
+            out.status.success(),
+            "nft refused the rules: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         Ok(())
     }
 }

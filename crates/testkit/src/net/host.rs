@@ -25,7 +25,11 @@ struct Inner {
 
 impl Host {
     pub(super) fn new(name: &str, address: Ipv4Addr, namespace: Option<String>) -> Self {
-        Self(Arc::new(Inner { name: name.into(), address, namespace }))
+        Self(Arc::new(Inner {
+            name: name.into(),
+            address,
+            namespace,
+        }))
     }
 
     /// What it is called, as in `acme-gw1`.
@@ -45,7 +49,11 @@ impl Host {
 
     /// A port that only this host itself reaches.
     pub fn local(&self, port: u16) -> SocketAddr {
-        let own = if self.0.namespace.is_some() { Ipv4Addr::LOCALHOST } else { self.0.address };
+        let own = if self.0.namespace.is_some() {
+            Ipv4Addr::LOCALHOST
+        } else {
+            self.0.address
+        };
         SocketAddr::new(own.into(), port)
     }
 
@@ -83,7 +91,10 @@ impl Host {
 
     /// Runs a program to its end, whatever that is.
     pub fn output(&self, program: &str, args: &[&str]) -> Result<Output> {
-        self.command(program).args(args).output().with_context(|| format!("{program} cannot be run"))
+        self.command(program)
+            .args(args)
+            .output()
+            .with_context(|| format!("{program} cannot be run"))
     }
 
     /// Runs code in a thread of its own on this host: sockets that it makes are this host's.
@@ -97,9 +108,17 @@ impl Host {
         })
     }
 
+    /// Makes it a router.
+    pub(super) fn forward(&self) -> Result<()> {
+        // Below /proc/sys/net each thread sees the settings of the namespace that it is in.
+        Ok(self.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??)
+    }
+
     /// A listener on this host, ready for an async runtime.
     pub fn listen(&self, at: SocketAddr) -> Result<TcpListener> {
-        let listener = self.enter(|| TcpListener::bind(at))?.with_context(|| format!("cannot listen on {at}"))?;
+        let listener = self
+            .enter(|| TcpListener::bind(at))?
+            .with_context(|| format!("cannot listen on {at}"))?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     }
@@ -107,7 +126,8 @@ impl Host {
     /// Moves the calling thread, and those that it makes from now on, to this host.
     pub fn move_thread(&self) -> Result<()> {
         if let Some(ns) = &self.0.namespace {
-            let file = File::open(format!("/run/netns/{ns}")).with_context(|| format!("no namespace {ns}"))?;
+            let file =
+                File::open(format!("/run/netns/{ns}")).with_context(|| format!("no namespace {ns}"))?;
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
         }
         Ok(())

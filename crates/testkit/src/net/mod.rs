@@ -28,7 +28,10 @@ impl Network {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         sweep::once();
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { prefix: format!("{}-{n}", sweep::owner()), namespaces: Vec::new() })
+        Ok(Self {
+            prefix: format!("{}-{n}", sweep::owner()),
+            namespaces: Vec::new(),
+        })
     }
 
     /// A new namespace, with its loopback up.
@@ -51,7 +54,14 @@ impl Drop for Network {
 
 /// Runs `ip` with these words.
 fn ip(words: &str) -> Result<()> {
-    let out = Command::new("ip").args(words.split_whitespace()).output().context("ip (Debian: iproute2) cannot be run")?;
-    ensure!(out.status.success(), "ip {words}: {}", String::from_utf8_lossy(&out.stderr).trim());
+    let out = Command::new("ip")
+        .args(words.split_whitespace())
+        .output()
+        .context("ip (Debian: iproute2) cannot be run")?;
+    ensure!(
+        out.status.success(),
+        "ip {words}: {}",
+        String::from_utf8_lossy(&out.stderr).trim()
+    );
     Ok(())
 }

@@ -56,7 +56,11 @@ pub struct Sites {
 impl Sites {
     /// Builds it of namespaces (root) or of loopback addresses (anybody).
     pub fn build(plan: &Plan) -> Result<Self> {
-        if rustix::process::geteuid().is_root() { Self::namespaces(plan) } else { Ok(Self::loopback(plan)) }
+        if rustix::process::geteuid().is_root() {
+            Self::namespaces(plan)
+        } else {
+            Ok(Self::loopback(plan))
+        }
     }
 
     /// Whether these are real networks; if not, everything is on the loopback and no firewall is there.
@@ -74,11 +78,19 @@ impl Sites {
         let net_ns = network.namespace("net")?;
         let net_address = Ipv4Addr::new(203, 0, 113, 1);
         let net = Host::new("net", net_address, Some(net_ns.clone()));
-        net.run("sysctl", &["-qw", "net.ipv4.ip_forward=1"])?;
+        net.forward()?;
 
         let hub_address = Ipv4Addr::new(203, 0, 113, 2);
         let hub_ns = network.namespace("hub")?;
-        wire(&hub_ns, "wan", hub_address, 24, &net_ns, "to-hub", Some(net_address))?;
+        wire(
+            &hub_ns,
+            "wan",
+            hub_address,
+            24,
+            &net_ns,
+            "to-hub",
+            Some(net_address),
+        )?;
         ip(&format!("-n {hub_ns} route add default via {net_address}"))?;
         let hub = Host::new("hub", hub_address, Some(hub_ns));
 
@@ -86,7 +98,12 @@ impl Sites {
         for (i, name) in plan.domains.iter().enumerate() {
             domains.push(site(&mut network, plan, name, i, &net_ns, hub.at(HUB_PORT))?);
         }
-        Ok(Self { net, hub, domains, _network: Some(network) })
+        Ok(Self {
+            net,
+            hub,
+            domains,
+            _network: Some(network),
+        })
     }
 
     fn loopback(plan: &Plan) -> Self {
@@ -135,8 +152,19 @@ fn site(
 ) -> Result<Site> {
     let n = number(i);
     let fw_ns = network.namespace(&format!("{name}-fw"))?;
-    let (outer, inner) = (Ipv4Addr::new(198, 51, 100, 4 * n + 1), Ipv4Addr::new(198, 51, 100, 4 * n + 2));
-    wire(&fw_ns, "wan", inner, 30, net_ns, &format!("to-{name}"), Some(outer))?;
+    let (outer, inner) = (
+        Ipv4Addr::new(198, 51, 100, 4 * n + 1),
+        Ipv4Addr::new(198, 51, 100, 4 * n + 2),
+    );
+    wire(
+        &fw_ns,
+        "wan",
+        inner,
+        30,
+        net_ns,
+        &format!("to-{name}"),
+        Some(outer),
+    )?;
     ip(&format!("-n {fw_ns} route add default via {outer}"))?;
 
     let lan = Ipv4Addr::new(10, n, 0, 1);
@@ -145,7 +173,7 @@ fn site(
     ip(&format!("-n {fw_ns} link set lan up"))?;
     ip(&format!("-n {net_ns} route add 10.{n}.0.0/24 via {inner}"))?;
     let firewall_host = Host::new(&format!("{name}-fw"), inner, Some(fw_ns.clone()));
-    firewall_host.run("sysctl", &["-qw", "net.ipv4.ip_forward=1"])?;
+    firewall_host.forward()?;
 
     let mut host = |short: &str, last: u8| -> Result<Host> {
         let full = format!("{name}-{short}");
@@ -156,15 +184,26 @@ fn site(
         ip(&format!("-n {ns} route add default via {lan}"))?;
         Ok(Host::new(&full, address, Some(ns)))
     };
-    let gateways =
-        (1..=plan.gateways).map(|g| host(&format!("gw{g}"), GATEWAYS + octet(g))).collect::<Result<_>>()?;
+    let gateways = (1..=plan.gateways)
+        .map(|g| host(&format!("gw{g}"), GATEWAYS + octet(g)))
+        .collect::<Result<_>>()?;
     let app = host("app", APP)?;
     let proxy = host("proxy", PROXY)?;
 
-    let exit =
-        if plan.proxy_only { Exit::ProxyOnly(IpAddr::from([10, n, 0, PROXY]), hub) } else { Exit::Hub(hub) };
+    let exit = if plan.proxy_only {
+        Exit::ProxyOnly(IpAddr::from([10, n, 0, PROXY]), hub)
+    } else {
+        Exit::Hub(hub)
+    };
     let firewall = Some(Firewall::new(firewall_host, exit)?);
-    Ok(Site { name: name.into(), network: format!("10.{n}.0.0/24"), gateways, app, proxy, firewall })
+    Ok(Site {
+        name: name.into(),
+        network: format!("10.{n}.0.0/24"),
+        gateways,
+        app,
+        proxy,
+        firewall,
+    })
 }
 
 /// A cable: interface `near` with an address in one namespace, `far` in the other.
@@ -177,7 +216,9 @@ fn wire(
     far: &str,
     far_address: Option<Ipv4Addr>,
 ) -> Result<()> {
-    ip(&format!("-n {ns} link add {near} type veth peer name {far} netns {far_ns}"))?;
+    ip(&format!(
+        "-n {ns} link add {near} type veth peer name {far} netns {far_ns}"
+    ))?;
     ip(&format!("-n {ns} addr add {address}/{bits} dev {near}"))?;
     if let Some(a) = far_address {
         ip(&format!("-n {far_ns} addr add {a}/{bits} dev {far}"))?;

@@ -28,10 +28,14 @@ pub(super) fn once() {
 /// Kills what runs in a namespace and deletes it.
 pub(super) fn remove(name: &str) {
     let pids = Command::new("ip").args(["netns", "pids", name]).output();
-    let pids = pids.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    let pids = pids
+        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+        .unwrap_or_default();
     // A thread of our own may be inside; we are then listed too.
     for pid in pids.lines().filter_map(|l| l.trim().parse::<i32>().ok()) {
-        if let Some(pid) = Pid::from_raw(pid).filter(|p| p.as_raw_nonzero().get() != std::process::id() as i32) {
+        if let Some(pid) =
+            Pid::from_raw(pid).filter(|p| p.as_raw_nonzero().get() != std::process::id() as i32)
+        {
             let _ = kill_process(pid, Signal::KILL);
         }
     }

@@ -66,8 +66,17 @@ impl Drop for Postgres {
 }
 
 // The user changes, so the death signal would be forgotten: it is set once more, after the change.
-const AS_USER: &[&str] =
-    &["--reuid", USER, "--regid", USER, "--init-groups", "--pdeathsig", "KILL", "--reset-env", "--"];
+const AS_USER: &[&str] = &[
+    "--reuid",
+    USER,
+    "--regid",
+    USER,
+    "--init-groups",
+    "--pdeathsig",
+    "KILL",
+    "--reset-env",
+    "--",
+];
 
 fn newest_bin() -> Result<String> {
     let mut versions: Vec<u32> = fs::read_dir("/usr/lib/postgresql")
@@ -76,12 +85,18 @@ fn newest_bin() -> Result<String> {
         .filter_map(|e| e.file_name().to_str()?.parse().ok())
         .collect();
     versions.sort_unstable();
-    let newest = versions.last().context("no PostgreSQL server: run scripts/deps test")?;
+    let newest = versions
+        .last()
+        .context("no PostgreSQL server: run scripts/deps test")?;
     Ok(format!("/usr/lib/postgresql/{newest}/bin"))
 }
 
 fn checked(command: &mut Command) -> Result<()> {
     let out = command.output()?;
-    ensure!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+    ensure!(
+        out.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     Ok(())
 }

@@ -63,7 +63,8 @@ pub fn run_on(host: &Host, args: &[&str]) -> Result<String> {
 
 /// Whether a connection to a port of this host succeeds from the host itself.
 pub(crate) fn listens(host: &Host, at: SocketAddr) -> bool {
-    host.enter(|| std::net::TcpStream::connect_timeout(&at, wait::SOON).is_ok()).unwrap_or(false)
+    host.enter(|| std::net::TcpStream::connect_timeout(&at, wait::SOON).is_ok())
+        .unwrap_or(false)
 }
 
 fn settings(command: &mut Command) -> &mut Command {
@@ -72,7 +73,10 @@ fn settings(command: &mut Command) -> &mut Command {
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_TERMINAL_PROMPT", "0")
         .envs([("GIT_AUTHOR_NAME", "t"), ("GIT_AUTHOR_EMAIL", "t@example.org")])
-        .envs([("GIT_COMMITTER_NAME", "t"), ("GIT_COMMITTER_EMAIL", "t@example.org")])
+        .envs([
+            ("GIT_COMMITTER_NAME", "t"),
+            ("GIT_COMMITTER_EMAIL", "t@example.org"),
+        ])
         .env_remove("GIT_DIR")
         .env_remove("GIT_WORK_TREE")
         .env_remove("GIT_INDEX_FILE")

@@ -43,7 +43,10 @@ use tokio::{
 use crate::{Host, pattern};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
-type Feed = (mpsc::UnboundedSender<String>, Option<mpsc::UnboundedReceiver<String>>);
+type Feed = (
+    mpsc::UnboundedSender<String>,
+    Option<mpsc::UnboundedReceiver<String>>,
+);
 
 /// A running server; ends when dropped.
 pub struct HttpOrigin {
@@ -72,7 +75,11 @@ impl HttpOrigin {
         };
         let state = Arc::new(State::default());
         runtime.spawn(accept(listener, state.clone()));
-        Ok(Self { runtime: Some(runtime), address, state })
+        Ok(Self {
+            runtime: Some(runtime),
+            address,
+            state,
+        })
     }
 
     /// Where it listens.
@@ -82,7 +89,11 @@ impl HttpOrigin {
 
     /// Sends one event to the reader of `/events/KEY`, now or when it comes.
     pub fn event(&self, key: &str, text: &str) {
-        let _ = lock(&self.state.feeds).entry(key.into()).or_insert_with(feed).0.send(text.into());
+        let _ = lock(&self.state.feeds)
+            .entry(key.into())
+            .or_insert_with(feed)
+            .0
+            .send(text.into());
     }
 
     /// Ends the stream of `/events/KEY`.
@@ -116,7 +127,10 @@ impl Drop for HttpOrigin {
 
 impl State {
     fn hold(&self, key: &str) -> Arc<Semaphore> {
-        lock(&self.holds).entry(key.into()).or_insert_with(|| Arc::new(Semaphore::new(0))).clone()
+        lock(&self.holds)
+            .entry(key.into())
+            .or_insert_with(|| Arc::new(Semaphore::new(0)))
+            .clone()
     }
 }
 
@@ -172,7 +186,12 @@ async fn echo(request: Request<Incoming>) -> Response<Body> {
     let headers: Vec<_> = request
         .headers()
         .iter()
-        .map(|(n, v)| [n.as_str().to_owned(), String::from_utf8_lossy(v.as_bytes()).into_owned()])
+        .map(|(n, v)| {
+            [
+                n.as_str().to_owned(),
+                String::from_utf8_lossy(v.as_bytes()).into_owned(),
+            ]
+        })
         .collect();
     let mut seen = serde_json::json!({
         "method": request.method().as_str(),
@@ -217,7 +236,9 @@ fn mirror(request: Request<Incoming>) -> Response<Body> {
 }
 
 fn bytes(len: &str, say_length: bool) -> Response<Body> {
-    let Ok(len) = len.parse::<u64>() else { return text(StatusCode::BAD_REQUEST, "how many?\n") };
+    let Ok(len) = len.parse::<u64>() else {
+        return text(StatusCode::BAD_REQUEST, "how many?\n");
+    };
     let data = stream::unfold(pattern::Reader::new(len), |mut r| async move {
         // Making a chunk costs no time worth the name, but a client must not starve the others.
         tokio::task::yield_now().await;
@@ -232,14 +253,19 @@ fn bytes(len: &str, say_length: bool) -> Response<Body> {
 
 fn events(key: &str, state: &State) -> Response<Body> {
     let receiver = lock(&state.feeds).entry(key.into()).or_insert_with(feed).1.take();
-    let Some(receiver) = receiver else { return text(StatusCode::CONFLICT, "somebody reads these\n") };
+    let Some(receiver) = receiver else {
+        return text(StatusCode::CONFLICT, "somebody reads these\n");
+    };
     let data = stream::unfold(receiver, |mut r| async move {
         let text = r.recv().await?;
         Some((Ok(Frame::data(format!("data: {text}\n\n").into())), r))
     });
     let mut response = Response::new(StreamBody::new(data).boxed_unsync());
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("text/event-stream"));
+    headers.insert(
+        CONTENT_TYPE,
+        hyper::header::HeaderValue::from_static("text/event-stream"),
+    );
     headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
     response
 }
@@ -251,7 +277,10 @@ fn feed() -> Feed {
 
 fn json(value: &serde_json::Value) -> Response<Body> {
     let mut response = text(StatusCode::OK, value.to_string());
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        hyper::header::HeaderValue::from_static("application/json"),
+    );
     response
 }
 

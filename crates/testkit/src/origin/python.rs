@@ -52,7 +52,11 @@ impl Python {
 /// The interpreter that has the packages of `scripts/packages/test.pip`.
 pub fn interpreter() -> Result<String> {
     let venv = workspace().join("target/venv/bin/python");
-    ensure!(venv.exists(), "{} is missing: run scripts/deps test", venv.display());
+    ensure!(
+        venv.exists(),
+        "{} is missing: run scripts/deps test",
+        venv.display()
+    );
     venv.to_str().map(Into::into).context("the path is no text")
 }
 

@@ -52,7 +52,10 @@ impl RawOrigin {
                 });
             }
         });
-        Ok(Self { runtime: Some(runtime), address })
+        Ok(Self {
+            runtime: Some(runtime),
+            address,
+        })
     }
 
     /// Where it listens.
@@ -99,7 +102,9 @@ async fn serve(mut stream: TcpStream, manner: Manner) -> Result<()> {
                 hash.update(&buf[..n]);
                 len += n;
             }
-            stream.write_all(format!("{len} {}\n", hash.finish()).as_bytes()).await?;
+            stream
+                .write_all(format!("{len} {}\n", hash.finish()).as_bytes())
+                .await?;
             stream.shutdown().await?;
             Ok(())
         }
@@ -136,7 +141,11 @@ async fn broken_off(mut stream: TcpStream) -> Result<()> {
         stream.write_all(b"\r\n").await?;
     }
     stream.flush().await?;
-    if matches!(how, "length" | "chunked") { reset(stream) } else { Ok(stream.shutdown().await?) }
+    if matches!(how, "length" | "chunked") {
+        reset(stream)
+    } else {
+        Ok(stream.shutdown().await?)
+    }
 }
 
 async fn send(stream: &mut TcpStream, len: u64) -> Result<()> {

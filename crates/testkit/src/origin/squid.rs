@@ -26,9 +26,14 @@ impl Squid {
     pub fn start(host: &Host, user: &str, password: &str, exit: SocketAddr, dir: &Path) -> Result<Self> {
         let root = dir.join(format!("{}-squid", host.name()));
         fs::create_dir_all(&root)?;
-        let hash = Command::new("openssl").args(["passwd", "-apr1", "--", password]).output()?;
+        let hash = Command::new("openssl")
+            .args(["passwd", "-apr1", "--", password])
+            .output()?;
         ensure!(hash.status.success(), "openssl passwd failed");
-        fs::write(root.join("users"), format!("{user}:{}", String::from_utf8(hash.stdout)?))?;
+        fs::write(
+            root.join("users"),
+            format!("{user}:{}", String::from_utf8(hash.stdout)?),
+        )?;
         let (at, access) = (host.at(PORT), root.join("access.log"));
         let config = root.join("squid.conf");
         fs::write(
@@ -63,7 +68,10 @@ dns_nameservers 127.0.0.1
         )?;
         let root_text = root.to_str().context("the path is no text")?;
         ensure!(
-            Command::new("chown").args(["-R", "proxy", root_text]).status()?.success(),
+            Command::new("chown")
+                .args(["-R", "proxy", root_text])
+                .status()?
+                .success(),
             "there is no user `proxy`: is squid installed?"
         );
         let config = config.to_str().context("the path is no text")?;

@@ -18,11 +18,17 @@ use hawser_testkit::{
 use crate::talk;
 
 fn sites(proxy_only: bool) -> Sites {
-    Sites::build(&Plan { domains: &["acme", "beta"], gateways: 1, proxy_only }).unwrap()
+    Sites::build(&Plan {
+        domains: &["acme", "beta"],
+        gateways: 1,
+        proxy_only,
+    })
+    .unwrap()
 }
 
 fn connects(from: &Host, to: SocketAddr) -> bool {
-    from.enter(|| TcpStream::connect_timeout(&to, Duration::from_millis(300)).is_ok()).unwrap()
+    from.enter(|| TcpStream::connect_timeout(&to, Duration::from_millis(300)).is_ok())
+        .unwrap()
 }
 
 #[test]
@@ -31,14 +37,22 @@ fn firewalls_let_nothing_in_and_only_one_way_out() {
         return;
     }
     let sites = sites(false);
-    let [acme, beta] = &sites.domains[..] else { panic!() };
+    let [acme, beta] = &sites.domains[..] else {
+        panic!()
+    };
     let _origin = HttpOrigin::start(&acme.app, 8080).unwrap();
     let _hub = RawOrigin::start(&sites.hub, 8443, Manner::Echo).unwrap();
     let _other = RawOrigin::start(&sites.hub, 8444, Manner::Echo).unwrap();
     let firewall = acme.firewall.as_ref().unwrap();
 
-    assert!(connects(&acme.app, acme.app.at(8080)), "control: within the domain");
-    assert!(connects(&acme.app, sites.hub.at(8443)), "the way to the hub is open");
+    assert!(
+        connects(&acme.app, acme.app.at(8080)),
+        "control: within the domain"
+    );
+    assert!(
+        connects(&acme.app, sites.hub.at(8443)),
+        "the way to the hub is open"
+    );
     assert!(!connects(&acme.app, sites.hub.at(8444)), "no other way out is");
     assert!(firewall.outbound_dropped().unwrap() > 0);
     assert_eq!(firewall.inbound_dropped().unwrap(), 0);
@@ -76,11 +90,22 @@ fn the_corporate_proxy_asks_for_a_password() {
             .call()
             .unwrap()
     };
-    assert!(!connects(gateway, sites.hub.at(8443)), "only the proxy may go out");
+    assert!(
+        !connects(gateway, sites.hub.at(8443)),
+        "only the proxy may go out"
+    );
     assert_eq!(call("user:secret").status, 200);
     assert_ne!(call("user:wrong").status, 200);
-    assert!(squid.access_log().contains("CONNECT 203.0.113.2:8443 user"), "{}", squid.access_log());
-    assert!(squid.access_log().contains("TCP_DENIED/407"), "{}", squid.access_log());
+    assert!(
+        squid.access_log().contains("CONNECT 203.0.113.2:8443 user"),
+        "{}",
+        squid.access_log()
+    );
+    assert!(
+        squid.access_log().contains("TCP_DENIED/407"),
+        "{}",
+        squid.access_log()
+    );
 }
 
 #[test]
@@ -96,7 +121,10 @@ fn captures_see_what_crosses_a_link() {
     let link = Capture::start(&acme.app, "lan", dir.path()).unwrap();
     let elsewhere = Capture::start(&sites.hub, "any", dir.path()).unwrap();
     let url = format!("http://{}/mirror", acme.app.at(8080));
-    Curl::new(&acme.gateways[0], url).post("a marker that is seen").expect(200).unwrap();
+    Curl::new(&acme.gateways[0], url)
+        .post("a marker that is seen")
+        .expect(200)
+        .unwrap();
     let (link, elsewhere) = (link.stop().unwrap(), elsewhere.stop().unwrap());
     assert!(link.hits(b"a marker that is seen") >= 2, "{} packets", link.count);
     assert!(link.tcp_bytes() > 100);
@@ -139,18 +167,31 @@ fn clients_and_servers_get_on_without_a_tunnel() {
 
     let _broken = RawOrigin::start(server, 8007, Manner::HttpBrokenOff).unwrap();
     for how in ["length", "chunked", "short", "open"] {
-        let answer = Curl::new(client, url(8007, &format!("/{how}/100000"))).call().unwrap();
+        let answer = Curl::new(client, url(8007, &format!("/{how}/100000")))
+            .call()
+            .unwrap();
         assert_ne!(answer.exit, 0, "{how}: a clean end");
     }
 
     let origin = HttpOrigin::start(server, 8080).unwrap();
     const LEN: u64 = 50_000_000;
-    let (len, hash) = Curl::new(client, url(8080, &format!("/bytes/{LEN}"))).download().unwrap();
+    let (len, hash) = Curl::new(client, url(8080, &format!("/bytes/{LEN}")))
+        .download()
+        .unwrap();
     assert_eq!((len, hash), (LEN, pattern::hash(LEN)));
     let answer = Curl::new(client, url(8080, "/upload")).upload(LEN).unwrap();
     assert!(answer.contains(&pattern::hash(LEN)), "{answer}");
-    for curl in [Curl::new(client, url(8080, "/echo")), Curl::new(client, url(8080, "/echo")).http2()] {
-        let seen = curl.header("X-Test: 1").post("body").expect(200).unwrap().json().unwrap();
+    for curl in [
+        Curl::new(client, url(8080, "/echo")),
+        Curl::new(client, url(8080, "/echo")).http2(),
+    ] {
+        let seen = curl
+            .header("X-Test: 1")
+            .post("body")
+            .expect(200)
+            .unwrap()
+            .json()
+            .unwrap();
         assert_eq!(seen["body"], "body");
         assert_eq!(seen["method"], "POST");
     }

@@ -35,7 +35,10 @@ pub(crate) fn websocket(client: &Host, url: &str, proxy: Option<&str>) {
 fn python(client: &Host, script: &str, target: &str, proxy: Option<&str>) {
     let args: Vec<_> = [Some(target), proxy].into_iter().flatten().collect();
     let said = Python::run(client, script, &args).unwrap();
-    assert!(said.lines().last().unwrap_or_default().starts_with("ok"), "{said}");
+    assert!(
+        said.lines().last().unwrap_or_default().starts_with("ok"),
+        "{said}"
+    );
 }
 
 /// Clones an empty repository, pushes a few megabytes, clones again, compares.
@@ -59,14 +62,31 @@ pub(crate) fn git_clone_and_push(client: &Host, url: &str, proxy: Option<&str>, 
     git(&["-C", first_text, "push", "--quiet", "origin", "HEAD:main"]);
     git(&["clone", "--quiet", "--branch", "main", url, second_text]);
     assert_eq!(fs::read(second.join("data")).unwrap(), data);
-    assert_eq!(git(&["-C", second_text, "rev-parse", "HEAD"]), git(&["-C", first_text, "rev-parse", "HEAD"]));
+    assert_eq!(
+        git(&["-C", second_text, "rev-parse", "HEAD"]),
+        git(&["-C", first_text, "rev-parse", "HEAD"])
+    );
 }
 
 /// A table, a bulk load by COPY and a large answer.
 pub(crate) fn psql(client: &Host, at: SocketAddr) {
     let (ip, port) = (at.ip().to_string(), at.port().to_string());
     let query = |sql: &str| {
-        let args = ["-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", "-h", &ip, "-p", &port, "-U", "postgres", "-c", sql];
+        let args = [
+            "-X",
+            "-q",
+            "-At",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            &ip,
+            "-p",
+            &port,
+            "-U",
+            "postgres",
+            "-c",
+            sql,
+        ];
         client.run("psql", &args).unwrap().trim().to_owned()
     };
     query("drop table if exists t; create table t (n int primary key, s text)");
@@ -130,7 +150,8 @@ pub(crate) fn events(origin: &HttpOrigin, key: &str, out: &mut impl Read) {
         let wanted = format!("data: {text}\n\n");
         let mut got = vec![0; wanted.len()];
         // curl ends with an error if the event does not come, and so does this read.
-        out.read_exact(&mut got).unwrap_or_else(|e| panic!("event {i} did not come: {e}"));
+        out.read_exact(&mut got)
+            .unwrap_or_else(|e| panic!("event {i} did not come: {e}"));
         assert_eq!(String::from_utf8_lossy(&got), wanted);
     }
 }
