@@ -30,7 +30,11 @@ impl std::fmt::Debug for RequestId {
 pub enum Open {
     /// An HTTP/2 connection follows at once; there is no answer.
     #[n(0)]
-    Http,
+    Http {
+        /// Few streams with big windows, for large bodies.
+        #[n(0)]
+        bulk: bool,
+    },
     /// One TCP connection to a service; answered by [`Opened`], then raw bytes.
     #[n(1)]
     Tcp {
@@ -69,7 +73,7 @@ pub enum Open {
 impl std::fmt::Debug for Open {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Open::Http => f.write_str("Http"),
+            Open::Http { bulk } => write!(f, "Http(bulk: {bulk})"),
             Open::Tcp { service, request } => write!(f, "Tcp({service}, {request})"),
             Open::Renew { .. } => f.write_str("Renew"),
             Open::Join { name, .. } => write!(f, "Join({name})"),

@@ -1,0 +1,230 @@
+//! End-to-end sessions: two gateways' own mutual TLS 1.3 through the raw bytes that a hub relays.
+//!
+//! The dialling gateway names the peer it expects and refuses any other; the accepting gateway takes any gateway that its
+//! trust vouches for and leaves the rest to policy. A joiner has no certificate yet: [`enrol_connect`] checks the issuer's
+//! root alone, and the joiner proves itself by its token inside.
+
+use std::{io, sync::Arc, time::Duration};
+
+use hawser_identity::{Fingerprint, SharedCredentials, SharedTrust, tls};
+use hawser_proto::{DomainName, NodeId, UnixTime};
+use minicbor::{Decode, Encode};
+use rustls::{ClientConfig, NamedGroup, ServerConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use crate::{
+    carrier::{BoxedCarrier, Carrier},
+    frame,
+};
+
+/// Longest wait for the end-to-end handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Read buffer in bytes: one system call brings several TLS records.
+const READ_BUFFER: usize = 64 * 1024;
+/// Label of the exporter value (RFC 8446, 7.5) that a joiner's proof is bound to.
+const JOIN_EXPORTER: &[u8] = b"EXPORTER-hawser-join";
+
+type Stream = TlsStream<BufReader<BoxedCarrier>>;
+
+/// Why an end-to-end session failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// A certificate was refused, by us or by the peer, or what came is no TLS of ours: a hub that meddles looks so too.
+    #[error("end-to-end TLS with {peer}: {source}")]
+    Tls {
+        /// Whom we meant to talk to.
+        peer: String,
+        /// What rustls says.
+        source: io::Error,
+    },
+    /// The peer was silent.
+    #[error("{peer} did not complete the end-to-end handshake within {} s", HANDSHAKE_TIMEOUT.as_secs())]
+    Timeout {
+        /// Whom we meant to talk to.
+        peer: String,
+    },
+    /// A frame could not be read or written.
+    #[error(transparent)]
+    Frame(#[from] frame::Error),
+    /// HTTP/2 could not be set up.
+    #[error("HTTP/2 with {peer}: {source}")]
+    Http {
+        /// The peer.
+        peer: String,
+        /// What hyper says.
+        source: hyper::Error,
+    },
+}
+
+/// A session with a gateway that TLS has proved.
+pub struct EndToEnd {
+    /// Who it is.
+    pub peer: NodeId,
+    /// When its certificate ends.
+    pub peer_not_after: UnixTime,
+    /// The negotiated key exchange.
+    pub group: Option<NamedGroup>,
+    stream: Stream,
+}
+
+impl std::fmt::Debug for EndToEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "EndToEnd({})", self.peer)
+    }
+}
+
+/// Dials: TLS client, `expect` and nobody else at the other end. Cancel safe.
+pub async fn connect(
+    carrier: BoxedCarrier,
+    own: SharedCredentials,
+    trust: SharedTrust,
+    expect: &NodeId,
+) -> Result<EndToEnd, SessionError> {
+    let config = tls::end_to_end_client(own, trust.clone(), expect.clone());
+    let stream = client(carrier, config, &expect.to_string()).await?;
+    EndToEnd::new(stream, &trust, &expect.to_string())
+}
+
+/// Accepts: TLS server, any gateway that `trust` vouches for. Cancel safe.
+pub async fn accept(
+    carrier: BoxedCarrier,
+    own: SharedCredentials,
+    trust: SharedTrust,
+) -> Result<EndToEnd, SessionError> {
+    let config = tls::end_to_end_server(own, trust.clone());
+    let stream = server(carrier, config, "the dialling gateway").await?;
+    EndToEnd::new(stream, &trust, "the dialling gateway")
+}
+
+async fn client(carrier: BoxedCarrier, config: Arc<ClientConfig>, peer: &str) -> Result<Stream, SessionError> {
+    // The name is not sent (no SNI) and not checked: the peer is known by the identity in its certificate.
+    let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let connecting = TlsConnector::from(config).connect(name, buffered(carrier));
+    handshake(peer, async { connecting.await.map(TlsStream::Client) }).await
+}
+
+async fn server(carrier: BoxedCarrier, config: Arc<ServerConfig>, peer: &str) -> Result<Stream, SessionError> {
+    let accepting = TlsAcceptor::from(config).accept(buffered(carrier));
+    handshake(peer, async { accepting.await.map(TlsStream::Server) }).await
+}
+
+async fn handshake(peer: &str, work: impl Future<Output = io::Result<Stream>>) -> Result<Stream, SessionError> {
+    timeout(HANDSHAKE_TIMEOUT, work)
+        .await
+        .map_err(|_| SessionError::Timeout { peer: peer.into() })?
+        .map_err(|source| SessionError::Tls { peer: peer.into(), source })
+}
+
+fn buffered(carrier: BoxedCarrier) -> BufReader<BoxedCarrier> {
+    BufReader::with_capacity(READ_BUFFER, carrier)
+}
+
+impl EndToEnd {
+    fn new(stream: Stream, trust: &SharedTrust, peer: &str) -> Result<Self, SessionError> {
+        let tls = stream.get_ref().1;
+        let proved = tls::proved(&trust.load(), tls.peer_certificates())
+            .map_err(|e| SessionError::Tls { peer: peer.into(), source: io::Error::other(e) })?;
+        let group = tls.negotiated_key_exchange_group().map(|g| g.name());
+        Ok(Self { peer: proved.id, peer_not_after: proved.not_after, group, stream })
+    }
+
+    /// Reads one frame of at most `limit` bytes. Not cancel safe.
+    pub async fn read_frame<T: for<'b> Decode<'b, ()>>(&mut self, limit: usize) -> Result<T, SessionError> {
+        Ok(frame::read_frame(&mut self.stream, limit).await?)
+    }
+
+    /// Writes one frame and flushes it. Not cancel safe.
+    pub async fn write_frame<T: Encode<()>>(&mut self, message: &T) -> Result<(), SessionError> {
+        Ok(frame::write_frame(&mut self.stream, message).await?)
+    }
+
+    /// Completes when anything comes, or the session ends: of a session that should be silent, that it is of no use.
+    /// Cancel safe, but nothing can be read afterwards once it has completed.
+    pub async fn stirred(&mut self) {
+        use tokio::io::AsyncReadExt;
+        let _ = self.stream.read_u8().await;
+    }
+
+    /// Says goodbye (close_notify) and closes.
+    pub async fn close(mut self) {
+        // A peer that is gone already needs no goodbye.
+        let _ = timeout(Duration::from_secs(1), self.stream.shutdown()).await;
+    }
+
+    pub(crate) fn carrier(&self) -> &dyn Carrier {
+        self.stream.get_ref().0.get_ref().as_ref()
+    }
+
+    pub(crate) fn stream_mut(&mut self) -> &mut (impl AsyncRead + AsyncWrite + Send + Unpin + use<>) {
+        &mut self.stream
+    }
+
+    pub(crate) fn into_stream(self) -> Stream {
+        self.stream
+    }
+}
+
+/// An enrolment session: the joiner has no certificate, the issuer has.
+pub struct Enrolment {
+    stream: Stream,
+    exporter: [u8; 32],
+}
+
+impl std::fmt::Debug for Enrolment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Enrolment(..)")
+    }
+}
+
+/// The joiner's side: TLS client without a certificate; the issuer must be a gateway of `domain` under this `root`.
+pub async fn enrol_connect(
+    carrier: BoxedCarrier,
+    domain: DomainName,
+    root: Fingerprint,
+) -> Result<Enrolment, SessionError> {
+    let peer = format!("an issuer of {domain}");
+    let stream = client(carrier, tls::enrol_client(domain, root), &peer).await?;
+    Enrolment::new(stream, &peer)
+}
+
+/// The issuer's side.
+pub async fn enrol_accept(carrier: BoxedCarrier, own: SharedCredentials) -> Result<Enrolment, SessionError> {
+    let stream = server(carrier, tls::enrol_server(own), "a joiner").await?;
+    Enrolment::new(stream, "a joiner")
+}
+
+impl Enrolment {
+    fn new(stream: Stream, peer: &str) -> Result<Self, SessionError> {
+        let failed = |e| SessionError::Tls { peer: peer.into(), source: io::Error::other(e) };
+        let exporter = match &stream {
+            TlsStream::Client(s) => s.get_ref().1.export_keying_material([0; 32], JOIN_EXPORTER, None),
+            TlsStream::Server(s) => s.get_ref().1.export_keying_material([0; 32], JOIN_EXPORTER, None),
+        }
+        .map_err(failed)?;
+        Ok(Self { stream, exporter })
+    }
+
+    /// A value that only the two ends of this very session know.
+    pub fn exporter(&self) -> &[u8; 32] {
+        &self.exporter
+    }
+
+    /// Reads one frame of at most `limit` bytes. Not cancel safe.
+    pub async fn read_frame<T: for<'b> Decode<'b, ()>>(&mut self, limit: usize) -> Result<T, SessionError> {
+        Ok(frame::read_frame(&mut self.stream, limit).await?)
+    }
+
+    /// Writes one frame and flushes it. Not cancel safe.
+    pub async fn write_frame<T: Encode<()>>(&mut self, message: &T) -> Result<(), SessionError> {
+        Ok(frame::write_frame(&mut self.stream, message).await?)
+    }
+
+    /// Says goodbye (close_notify) and closes.
+    pub async fn close(mut self) {
+        let _ = timeout(Duration::from_secs(1), self.stream.shutdown()).await;
+    }
+}
