@@ -132,17 +132,24 @@ impl Dialer for Direct {
     fn dial<'a>(&'a self, to: &'a HubAddress) -> BoxFuture<'a, Result<BoxedCarrier, DialError>> {
         Box::pin(async move {
             let way = || self.label();
-            let stream = connect(way, &to.host, to.port).await?;
+            let stream = connect(way, to.host(), to.port()).await?;
             Ok(Box::new(stream) as BoxedCarrier)
         })
     }
 }
 
 async fn connect(way: impl Fn() -> String, host: &str, port: u16) -> Result<TcpStream, DialError> {
-    let failed = |source| DialError::Connect { way: way(), to: format!("{host}:{port}"), source };
+    let failed = |source| DialError::Connect {
+        way: way(),
+        to: format!("{host}:{port}"),
+        source,
+    };
     let stream = timeout(DIAL_TIMEOUT, TcpStream::connect((host, port)))
         .await
-        .map_err(|_| DialError::Timeout { way: way(), to: format!("{host}:{port}") })?
+        .map_err(|_| DialError::Timeout {
+            way: way(),
+            to: format!("{host}:{port}"),
+        })?
         .map_err(failed)?;
     socket::tune(&stream).map_err(failed)?;
     Ok(stream)
@@ -187,9 +194,19 @@ impl ConnectProxy {
     }
 
     async fn handshake(&self, stream: &mut TcpStream, to: &HubAddress) -> Result<(), DialError> {
-        let broken = |source| DialError::Connect { way: self.label(), to: to.to_string(), source };
-        let no_proxy = |what| DialError::NoProxy { way: self.label(), what };
-        stream.write_all(self.request(to).as_bytes()).await.map_err(broken)?;
+        let broken = |source| DialError::Connect {
+            way: self.label(),
+            to: to.to_string(),
+            source,
+        };
+        let no_proxy = |what| DialError::NoProxy {
+            way: self.label(),
+            what,
+        };
+        stream
+            .write_all(self.request(to).as_bytes())
+            .await
+            .map_err(broken)?;
         // Byte by byte, so that nothing of what follows the head is taken.
         let mut head = Vec::with_capacity(256);
         while !head.ends_with(b"\r\n\r\n") {
@@ -200,7 +217,11 @@ impl ConnectProxy {
         }
         let status = proxy_status(&head).ok_or_else(|| no_proxy("no status line"))?;
         if status != 200 {
-            return Err(DialError::Proxy { way: self.label(), to: to.to_string(), status });
+            return Err(DialError::Proxy {
+                way: self.label(),
+                to: to.to_string(),
+                status,
+            });
         }
         Ok(())
     }
@@ -224,7 +245,10 @@ impl Dialer for ConnectProxy {
             let mut stream = connect(|| self.label(), &self.host, self.port).await?;
             timeout(DIAL_TIMEOUT, self.handshake(&mut stream, to))
                 .await
-                .map_err(|_| DialError::Timeout { way: self.label(), to: to.to_string() })??;
+                .map_err(|_| DialError::Timeout {
+                    way: self.label(),
+                    to: to.to_string(),
+                })??;
             Ok(Box::new(stream) as BoxedCarrier)
         })
     }
@@ -242,7 +266,9 @@ pub struct Ways {
 
 impl fmt::Debug for Ways {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.dialers.iter().map(|d| d.label())).finish()
+        f.debug_list()
+            .entries(self.dialers.iter().map(|d| d.label()))
+            .finish()
     }
 }
 
@@ -258,7 +284,12 @@ impl Ways {
         if dialers.is_empty() {
             dialers.push(Arc::new(Direct));
         }
-        Self { dialers, born: Instant::now(), current: AtomicUsize::new(0), chosen: AtomicU64::new(0) }
+        Self {
+            dialers,
+            born: Instant::now(),
+            current: AtomicUsize::new(0),
+            chosen: AtomicU64::new(0),
+        }
     }
 
     /// The way that worked last.
@@ -280,7 +311,10 @@ impl Ways {
         }
         match errors.len() {
             1 => Err(errors.remove(0)),
-            _ => Err(DialError::All { to: to.to_string(), errors }),
+            _ => Err(DialError::All {
+                to: to.to_string(),
+                errors,
+            }),
         }
     }
 
@@ -328,13 +362,20 @@ mod tests {
                     let s = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
                     return Ok(Box::new(s) as BoxedCarrier);
                 }
-                Err(DialError::Timeout { way: self.label(), to: to.to_string() })
+                Err(DialError::Timeout {
+                    way: self.label(),
+                    to: to.to_string(),
+                })
             })
         }
     }
 
     fn told(works: bool, port: u16) -> Arc<Told> {
-        Arc::new(Told { works: works.into(), asked: AtomicUsize::new(0), port })
+        Arc::new(Told {
+            works: works.into(),
+            asked: AtomicUsize::new(0),
+            port,
+        })
     }
 
     #[tokio::test]
@@ -347,12 +388,20 @@ mod tests {
         for _ in 0..3 {
             ways.dial(&hub).await.map(|_| ()).unwrap();
         }
-        assert_eq!(bad.asked.load(Ordering::SeqCst), 1, "the failing way is not tried each time");
+        assert_eq!(
+            bad.asked.load(Ordering::SeqCst),
+            1,
+            "the failing way is not tried each time"
+        );
         assert_eq!(good.asked.load(Ordering::SeqCst), 3);
         good.works.store(false, Ordering::SeqCst);
         bad.works.store(true, Ordering::SeqCst);
         ways.dial(&hub).await.map(|_| ()).unwrap();
-        assert_eq!(bad.asked.load(Ordering::SeqCst), 2, "when it fails the others are tried");
+        assert_eq!(
+            bad.asked.load(Ordering::SeqCst),
+            2,
+            "when it fails the others are tried"
+        );
     }
 
     async fn proxy_saying(answer: &'static [u8]) -> (ConnectProxy, tokio::task::JoinHandle<Vec<u8>>) {
@@ -367,14 +416,28 @@ mod tests {
             s.write_all(answer).await.unwrap();
             head
         });
-        let credentials = Some(Basic { user: "u".into(), password: Zeroizing::new("secret".into()) });
-        (ConnectProxy { host: "127.0.0.1".into(), port, credentials }, seen)
+        let credentials = Some(Basic {
+            user: "u".into(),
+            password: Zeroizing::new("secret".into()),
+        });
+        (
+            ConnectProxy {
+                host: "127.0.0.1".into(),
+                port,
+                credentials,
+            },
+            seen,
+        )
     }
 
     #[tokio::test]
     async fn connect_takes_the_head_and_nothing_more() {
         let (proxy, seen) = proxy_saying(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nrest").await;
-        let mut c = proxy.dial(&"hub.test:8443".parse().unwrap()).await.map_err(|e| e.to_string()).unwrap();
+        let mut c = proxy
+            .dial(&"hub.test:8443".parse().unwrap())
+            .await
+            .map_err(|e| e.to_string())
+            .unwrap();
         let mut rest = [0; 4];
         c.read_exact(&mut rest).await.unwrap();
         assert_eq!(&rest, b"rest");
@@ -386,12 +449,20 @@ mod tests {
     #[tokio::test]
     async fn a_proxy_that_refuses_is_named_with_advice_and_without_the_password() {
         for (answer, word) in [
-            (&b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"[..], "password_file"),
+            (
+                &b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"[..],
+                "password_file",
+            ),
             (&b"HTTP/1.1 403 Forbidden\r\n\r\n"[..], "allow CONNECT"),
             (&b"SSH-2.0-OpenSSH\r\n\r\n"[..], "is it an HTTP proxy"),
         ] {
             let (proxy, _seen) = proxy_saying(answer).await;
-            let e = proxy.dial(&"hub.test:8443".parse().unwrap()).await.map(|_| ()).unwrap_err().to_string();
+            let e = proxy
+                .dial(&"hub.test:8443".parse().unwrap())
+                .await
+                .map(|_| ())
+                .unwrap_err()
+                .to_string();
             assert!(e.contains(word), "{e}");
             assert!(!e.contains("secret") && !format!("{proxy:?}").contains("secret"));
         }

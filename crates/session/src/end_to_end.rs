@@ -6,10 +6,10 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use hawser_identity::{Fingerprint, SharedCredentials, SharedTrust, tls};
-use hawser_proto::{DomainName, NodeId, UnixTime};
+use hawser_identity::{Fingerprint, IdentityError, SharedCredentials, SharedTrust, tls};
+use hawser_proto::{ALPN_END_TO_END, DomainName, NodeId, UnixTime};
 use minicbor::{Decode, Encode};
-use rustls::{ClientConfig, NamedGroup, ServerConfig, pki_types::ServerName};
+use rustls::{ClientConfig, NamedGroup, ServerConfig};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
     time::timeout,
@@ -40,6 +40,14 @@ pub enum SessionError {
         peer: String,
         /// What rustls says.
         source: io::Error,
+    },
+    /// The peer's certificate is not that of an accepted gateway, or our own cannot be used.
+    #[error("end-to-end session with {peer}: {source}")]
+    Identity {
+        /// Whom we meant to talk to.
+        peer: String,
+        /// What is wrong with it.
+        source: IdentityError,
     },
     /// The peer was silent.
     #[error("{peer} did not complete the end-to-end handshake within {} s", HANDSHAKE_TIMEOUT.as_secs())]
@@ -84,9 +92,10 @@ pub async fn connect(
     trust: SharedTrust,
     expect: &NodeId,
 ) -> Result<EndToEnd, SessionError> {
-    let config = tls::end_to_end_client(own, trust.clone(), expect.clone());
-    let stream = client(carrier, config, &expect.to_string()).await?;
-    EndToEnd::new(stream, &trust, &expect.to_string())
+    let peer = expect.to_string();
+    let config = tls::end_to_end_client(own, trust.clone(), expect.clone()).map_err(identity(&peer))?;
+    let stream = client(carrier, config, &peer).await?;
+    EndToEnd::new(stream, &trust, &peer)
 }
 
 /// Accepts: TLS server, any gateway that `trust` vouches for. Cancel safe.
@@ -95,28 +104,49 @@ pub async fn accept(
     own: SharedCredentials,
     trust: SharedTrust,
 ) -> Result<EndToEnd, SessionError> {
-    let config = tls::end_to_end_server(own, trust.clone());
-    let stream = server(carrier, config, "the dialling gateway").await?;
-    EndToEnd::new(stream, &trust, "the dialling gateway")
+    let peer = "the dialling gateway";
+    let config = tls::end_to_end_server(own, trust.clone()).map_err(identity(peer))?;
+    let stream = server(carrier, config, peer).await?;
+    EndToEnd::new(stream, &trust, peer)
 }
 
-async fn client(carrier: BoxedCarrier, config: Arc<ClientConfig>, peer: &str) -> Result<Stream, SessionError> {
-    // The name is not sent (no SNI) and not checked: the peer is known by the identity in its certificate.
-    let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-    let connecting = TlsConnector::from(config).connect(name, buffered(carrier));
+async fn client(
+    carrier: BoxedCarrier,
+    config: Arc<ClientConfig>,
+    peer: &str,
+) -> Result<Stream, SessionError> {
+    let connecting = TlsConnector::from(config).connect(tls::server_name(), buffered(carrier));
     handshake(peer, async { connecting.await.map(TlsStream::Client) }).await
 }
 
-async fn server(carrier: BoxedCarrier, config: Arc<ServerConfig>, peer: &str) -> Result<Stream, SessionError> {
+async fn server(
+    carrier: BoxedCarrier,
+    config: Arc<ServerConfig>,
+    peer: &str,
+) -> Result<Stream, SessionError> {
     let accepting = TlsAcceptor::from(config).accept(buffered(carrier));
     handshake(peer, async { accepting.await.map(TlsStream::Server) }).await
 }
 
-async fn handshake(peer: &str, work: impl Future<Output = io::Result<Stream>>) -> Result<Stream, SessionError> {
+async fn handshake(
+    peer: &str,
+    work: impl Future<Output = io::Result<Stream>>,
+) -> Result<Stream, SessionError> {
     timeout(HANDSHAKE_TIMEOUT, work)
         .await
         .map_err(|_| SessionError::Timeout { peer: peer.into() })?
-        .map_err(|source| SessionError::Tls { peer: peer.into(), source })
+        .map_err(|source| SessionError::Tls {
+            peer: peer.into(),
+            source,
+        })
+}
+
+fn identity(peer: &str) -> impl Fn(IdentityError) -> SessionError {
+    let peer = peer.to_owned();
+    move |source| SessionError::Identity {
+        peer: peer.clone(),
+        source,
+    }
 }
 
 fn buffered(carrier: BoxedCarrier) -> BufReader<BoxedCarrier> {
@@ -126,10 +156,15 @@ fn buffered(carrier: BoxedCarrier) -> BufReader<BoxedCarrier> {
 impl EndToEnd {
     fn new(stream: Stream, trust: &SharedTrust, peer: &str) -> Result<Self, SessionError> {
         let tls = stream.get_ref().1;
-        let proved = tls::proved(&trust.load(), tls.peer_certificates())
-            .map_err(|e| SessionError::Tls { peer: peer.into(), source: io::Error::other(e) })?;
+        tls::check_protocol(tls, ALPN_END_TO_END).map_err(identity(peer))?;
+        let proved = tls::proved(&trust.load(), tls.peer_certificates()).map_err(identity(peer))?;
         let group = tls.negotiated_key_exchange_group().map(|g| g.name());
-        Ok(Self { peer: proved.id, peer_not_after: proved.not_after, group, stream })
+        Ok(Self {
+            peer: proved.id,
+            peer_not_after: proved.not_after,
+            group,
+            stream,
+        })
     }
 
     /// Reads one frame of at most `limit` bytes. Not cancel safe.
@@ -187,19 +222,25 @@ pub async fn enrol_connect(
     root: Fingerprint,
 ) -> Result<Enrolment, SessionError> {
     let peer = format!("an issuer of {domain}");
-    let stream = client(carrier, tls::enrol_client(domain, root), &peer).await?;
+    let config = tls::enrol_client(domain, root).map_err(identity(&peer))?;
+    let stream = client(carrier, config, &peer).await?;
     Enrolment::new(stream, &peer)
 }
 
 /// The issuer's side.
 pub async fn enrol_accept(carrier: BoxedCarrier, own: SharedCredentials) -> Result<Enrolment, SessionError> {
-    let stream = server(carrier, tls::enrol_server(own), "a joiner").await?;
-    Enrolment::new(stream, "a joiner")
+    let peer = "a joiner";
+    let stream = server(carrier, tls::enrol_server(own).map_err(identity(peer))?, peer).await?;
+    Enrolment::new(stream, peer)
 }
 
 impl Enrolment {
     fn new(stream: Stream, peer: &str) -> Result<Self, SessionError> {
-        let failed = |e| SessionError::Tls { peer: peer.into(), source: io::Error::other(e) };
+        let failed = |e| SessionError::Tls {
+            peer: peer.into(),
+            source: io::Error::other(e),
+        };
+        tls::check_protocol(stream.get_ref().1, tls::ALPN_ENROL).map_err(identity(peer))?;
         let exporter = match &stream {
             TlsStream::Client(s) => s.get_ref().1.export_keying_material([0; 32], JOIN_EXPORTER, None),
             TlsStream::Server(s) => s.get_ref().1.export_keying_material([0; 32], JOIN_EXPORTER, None),

@@ -54,7 +54,10 @@ pub struct Codec<T> {
 impl<T> Codec<T> {
     /// Frames of at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self { limit, message: PhantomData }
+        Self {
+            limit,
+            message: PhantomData,
+        }
     }
 }
 
@@ -63,7 +66,9 @@ impl<T: for<'b> Decode<'b, ()>> Decoder for Codec<T> {
     type Error = Error;
 
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<T>, Error> {
-        let Some(header) = buffer.first_chunk::<HEADER>() else { return Ok(None) };
+        let Some(header) = buffer.first_chunk::<HEADER>() else {
+            return Ok(None);
+        };
         let length = frame::length(*header, self.limit)?;
         if buffer.len() < HEADER + length {
             buffer.reserve(HEADER + length - buffer.len());

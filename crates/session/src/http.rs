@@ -12,11 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
 use hawser_proto::{NodeId, UnixTime, session::Open};
+use http::{Request, Response};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
-use hyper::{body::Incoming, client::conn::http2 as client, server::conn::http2 as server, service::HttpService};
+use hyper::{
+    body::Incoming, client::conn::http2 as client, server::conn::http2 as server, service::HttpService,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -113,7 +115,11 @@ pub struct SendError {
 impl HttpSession {
     /// Opens an HTTP session on an end-to-end session just dialled.
     pub async fn connect(mut session: EndToEnd, class: Class) -> Result<Self, SessionError> {
-        session.write_frame(&Open::Http { bulk: class == Class::Bulk }).await?;
+        session
+            .write_frame(&Open::Http {
+                bulk: class == Class::Bulk,
+            })
+            .await?;
         let (peer, peer_not_after) = (session.peer.clone(), session.peer_not_after);
         let io = TokioIo::new(session.into_stream());
         let (send, connection) = client::Builder::new(TokioExecutor::new())
@@ -127,7 +133,10 @@ impl HttpSession {
             .keep_alive_while_idle(true)
             .handshake(io)
             .await
-            .map_err(|source| SessionError::Http { peer: peer.to_string(), source })?;
+            .map_err(|source| SessionError::Http {
+                peer: peer.to_string(),
+                source,
+            })?;
         let shared = Arc::new(Shared {
             peer,
             peer_not_after,
@@ -171,7 +180,10 @@ impl HttpSession {
             return None;
         }
         let permit = self.shared.slots.take()?;
-        Some(Slot { session: self.clone(), guard: SlotGuard(Arc::new(permit)) })
+        Some(Slot {
+            session: self.clone(),
+            guard: SlotGuard(Arc::new(permit)),
+        })
     }
 
     /// Requests under way.
@@ -196,13 +208,16 @@ impl HttpSession {
 
     /// Since a request was last sent or a response last began.
     pub fn idle_for(&self) -> Duration {
-        self.age().saturating_sub(Duration::from_millis(self.shared.used.load(Ordering::Relaxed)))
+        self.age()
+            .saturating_sub(Duration::from_millis(self.shared.used.load(Ordering::Relaxed)))
     }
 
     /// Asks the peer for a sign of life; false when none comes within `wait`.
     pub async fn ping(&self, wait: Duration) -> bool {
         let request = Request::get(format!("http://{INTERNAL}{PING_PATH}")).body(empty());
-        let (Some(slot), Ok(request)) = (self.reserve(), request) else { return false };
+        let (Some(slot), Ok(request)) = (self.reserve(), request) else {
+            return false;
+        };
         matches!(timeout(wait, slot.send(request)).await, Ok(Ok(response)) if response.status().is_success())
     }
 
@@ -232,7 +247,10 @@ impl Slot {
             }
             Err(mut e) => {
                 let request = e.take_message();
-                Err(SendError { error: e.into_error(), request })
+                Err(SendError {
+                    error: e.into_error(),
+                    request,
+                })
             }
         }
     }
@@ -240,7 +258,9 @@ impl Slot {
 
 impl HttpSession {
     fn touch(&self) {
-        self.shared.used.store(self.shared.born.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.shared
+            .used
+            .store(self.shared.born.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 }
 

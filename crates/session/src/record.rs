@@ -31,7 +31,13 @@ pub struct Records<S> {
 impl<S> Records<S> {
     /// Wraps a stream at the start of a record.
     pub fn new(inner: S) -> Self {
-        Self { inner, header: [0; HEADER], have: 0, given: 0, left: 0 }
+        Self {
+            inner,
+            header: [0; HEADER],
+            have: 0,
+            given: 0,
+            left: 0,
+        }
     }
 
     /// The stream, if it stands at the boundary of a record.
@@ -39,7 +45,10 @@ impl<S> Records<S> {
         if self.have == 0 && self.left == 0 {
             Ok(self.inner)
         } else {
-            Err(io::Error::new(io::ErrorKind::InvalidData, "switched in the middle of a TLS record"))
+            Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "switched in the middle of a TLS record",
+            ))
         }
     }
 
@@ -50,7 +59,11 @@ impl<S> Records<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Records<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if out.remaining() == 0 {
             return Poll::Ready(Ok(()));
@@ -151,7 +164,11 @@ mod tests {
     }
 
     impl AsyncRead for Chunks {
-        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            out: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
             let n = self.1.min(out.remaining()).min(self.0.len());
             for b in self.0.drain(..n).collect::<Vec<_>>() {
                 out.put_slice(&[b]);

@@ -46,7 +46,10 @@ struct Pipe {
 impl PipePool {
     /// A pool that keeps at most `keep` idle pipes.
     pub fn new(keep: usize) -> Self {
-        Self { idle: Arc::default(), keep }
+        Self {
+            idle: Arc::default(),
+            keep,
+        }
     }
 
     fn take(&self) -> io::Result<Pipe> {
@@ -199,7 +202,11 @@ async fn splice_burst(
                 pipes.give_back(pipe);
                 return Ok(false);
             }
-            Err(e) if [Errno::PERM, Errno::INVAL, Errno::NOSYS].iter().any(|n| e.raw_os_error() == Some(n.raw_os_error())) => {
+            Err(e)
+                if [Errno::PERM, Errno::INVAL, Errno::NOSYS]
+                    .iter()
+                    .any(|n| e.raw_os_error() == Some(n.raw_os_error())) =>
+            {
                 return Err(Burst::NoSplice);
             }
             Err(e) => return Err(e.into()),
@@ -272,10 +279,21 @@ mod tests {
 
     async fn rig() -> Rig {
         let ((left, a), (b, right)) = (pair().await, pair().await);
-        let (counters, pipes, cut) = (Arc::new(RelayCounters::default()), PipePool::new(4), CancellationToken::new());
+        let (counters, pipes, cut) = (
+            Arc::new(RelayCounters::default()),
+            PipePool::new(4),
+            CancellationToken::new(),
+        );
         let (c, p, t) = (counters.clone(), pipes.clone(), cut.clone());
         let end = tokio::spawn(async move { relay(a, b, &p, &c, t).await });
-        Rig { left, right, counters, pipes, cut, end }
+        Rig {
+            left,
+            right,
+            counters,
+            pipes,
+            cut,
+            end,
+        }
     }
 
     #[tokio::test]
@@ -305,7 +323,10 @@ mod tests {
         assert_eq!(r.end.await.unwrap(), RelayEnd::Closed);
         assert_eq!(r.counters.spliced.load(Ordering::Relaxed), big.len() as u64 + 5);
         assert_eq!(r.counters.copied.load(Ordering::Relaxed), 0);
-        assert!((1..=2).contains(&r.pipes.idle.lock().unwrap().len()), "pipes go back to the pool");
+        assert!(
+            (1..=2).contains(&r.pipes.idle.lock().unwrap().len()),
+            "pipes go back to the pool"
+        );
     }
 
     #[tokio::test]
@@ -316,7 +337,10 @@ mod tests {
         r.right.read_exact(&mut one).await.unwrap();
         socket::reset_on_close(&r.left);
         drop(r.left);
-        assert_eq!(r.right.read(&mut one).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(
+            r.right.read(&mut one).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
         assert_eq!(r.end.await.unwrap(), RelayEnd::Reset);
     }
 
@@ -339,7 +363,10 @@ mod tests {
         let mut rw = r.right;
         // Fill left to right until nothing moves; right never reads.
         let block = vec![0; 1 << 20];
-        while tokio::time::timeout(std::time::Duration::from_millis(300), lw.write_all(&block)).await.is_ok() {}
+        while tokio::time::timeout(std::time::Duration::from_millis(300), lw.write_all(&block))
+            .await
+            .is_ok()
+        {}
         rw.write_all(b"hello").await.unwrap();
         let mut five = [0; 5];
         lr.read_exact(&mut five).await.unwrap();

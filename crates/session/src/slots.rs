@@ -22,7 +22,10 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn new(all: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(all)), all }
+        Self {
+            free: Arc::new(Semaphore::new(all)),
+            all,
+        }
     }
 
     pub(crate) fn take(&self) -> Option<OwnedSemaphorePermit> {
@@ -50,7 +53,10 @@ pin_project! {
 
 impl<B> Held<B> {
     pub(crate) fn new(body: B, guard: SlotGuard) -> Self {
-        Self { body, guard: Some(guard) }
+        Self {
+            body,
+            guard: Some(guard),
+        }
     }
 }
 
@@ -62,7 +68,10 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
         let polled = this.body.poll_frame(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {

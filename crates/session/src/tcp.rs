@@ -68,7 +68,12 @@ pub async fn bridge(local: TcpStream, mut tunnel: EndToEnd, cut: CancellationTok
         let both = async {
             tokio::try_join!(
                 one_way(&mut local_read, &mut tunnel_write, &mut moved.sent, Side::Local),
-                one_way(&mut tunnel_read, &mut local_write, &mut moved.received, Side::Tunnel),
+                one_way(
+                    &mut tunnel_read,
+                    &mut local_write,
+                    &mut moved.received,
+                    Side::Tunnel
+                ),
             )
         };
         tokio::select! {

@@ -11,7 +11,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hawser_identity::{
-    Credentials, HubAddress, HubIdentity, Issuer, NodeKey, RootAuthority, SharedCredentials, SharedTrust, Trust, tls,
+    Credentials, HubAddress, HubIdentity, Issuer, NodeKey, RootAuthority, SharedCredentials, SharedTrust,
+    Trust, tls,
 };
 use hawser_proto::{
     Fault, NodeId, Place,
@@ -63,8 +64,10 @@ fn node_of(domain: &str) -> (RootAuthority, Credentials) {
     let issuer = Issuer::create(&root, &name, &"i1".parse().unwrap()).unwrap();
     let key = NodeKey::create().unwrap();
     let id = NodeId::gateway(name, "gw1".parse().unwrap());
-    let chain = issuer.issue(&id, &key.csr().unwrap(), Duration::from_secs(3600)).unwrap();
-    (root, Credentials::new(chain, key).unwrap())
+    let chain = issuer
+        .issue(&id, &key.csr().unwrap(), Duration::from_secs(3600))
+        .unwrap();
+    (root, Credentials::new(chain, &key).unwrap())
 }
 
 async fn world() -> World {
@@ -74,16 +77,28 @@ async fn world() -> World {
     let hub = HubIdentity::load_or_create(dir.path()).unwrap();
     let ((root_a, a), (root_b, b)) = (node_of("acme"), node_of("beta"));
     let mut trust = Trust::default();
-    trust.add_root(&"acme".parse().unwrap(), root_a.certificate().clone()).unwrap();
-    trust.add_root(&"beta".parse().unwrap(), root_b.certificate().clone()).unwrap();
+    trust
+        .add_root(&"acme".parse().unwrap(), root_a.certificate().clone())
+        .unwrap();
+    trust
+        .add_root(&"beta".parse().unwrap(), root_b.certificate().clone())
+        .unwrap();
     let trust: SharedTrust = Arc::new(ArcSwap::from_pointee(trust));
     let node = |credentials| {
         let own: SharedCredentials = Arc::new(ArcSwap::from_pointee(credentials));
         let ways = Arc::new(Ways::default());
-        Node { hop: HopClient::new(ways, address.clone(), hub.pin(), own.clone()), own, trust: trust.clone() }
+        Node {
+            hop: HopClient::new(ways, address.clone(), hub.pin(), own.clone()).unwrap(),
+            own,
+            trust: trust.clone(),
+        }
     };
     World {
-        server: HopServer::new(tls::hub_hop(&hub, trust.clone()), tls::hub_join(&hub), trust.clone()),
+        server: HopServer::new(
+            tls::hub_hop(&hub, trust.clone()).unwrap(),
+            tls::hub_join(&hub).unwrap(),
+            trust.clone(),
+        ),
         counters: Arc::default(),
         pipes: PipePool::new(8),
         a: node(a),
@@ -105,7 +120,11 @@ impl World {
     /// The hub's part for one pair: whichever side comes first.
     async fn pair(&self) -> (TcpStream, TcpStream) {
         let (first, second) = (self.half().await, self.half().await);
-        let (dialling, accepting) = if first.0 == Ticket([1; 32]) { (first.1, second.1) } else { (second.1, first.1) };
+        let (dialling, accepting) = if first.0 == Ticket([1; 32]) {
+            (first.1, second.1)
+        } else {
+            (second.1, first.1)
+        };
         let accepting = accepting.ready_go().await.unwrap();
         (dialling.ready().await.unwrap(), accepting)
     }
@@ -123,10 +142,17 @@ impl World {
         let (left, right) = self.pair().await;
         let (pipes, counters) = (self.pipes.clone(), self.counters.clone());
         let end =
-            tokio::spawn(async move { relay(left, right, &pipes, &counters, CancellationToken::new()).await });
+            tokio::spawn(
+                async move { relay(left, right, &pipes, &counters, CancellationToken::new()).await },
+            );
         let expect = self.b.own.load().id().clone();
         let (a, b) = tokio::join!(
-            end_to_end::connect(a.await.unwrap(), self.a.own.clone(), self.a.trust.clone(), &expect),
+            end_to_end::connect(
+                a.await.unwrap(),
+                self.a.own.clone(),
+                self.a.trust.clone(),
+                &expect
+            ),
             end_to_end::accept(b.await.unwrap(), self.b.own.clone(), self.b.trust.clone()),
         );
         (a.unwrap(), b.unwrap(), end)
@@ -140,7 +166,12 @@ impl World {
         let (a, mut b, _) = self.session().await;
         tokio::spawn(async move {
             let open: Open = b.read_frame(MAX_FRAME).await.unwrap();
-            assert_eq!(open, Open::Http { bulk: class == Class::Bulk });
+            assert_eq!(
+                open,
+                Open::Http {
+                    bulk: class == Class::Bulk
+                }
+            );
             let _ = serve(b, class, service_fn(service), control).await;
         });
         HttpSession::connect(a, class).await.unwrap()
@@ -157,7 +188,10 @@ async fn the_hub_splices_a_session_that_only_the_two_gateways_can_read() {
         assert_eq!(end.group, Some(rustls::NamedGroup::X25519MLKEM768));
     }
     a.write_frame(&Open::Http { bulk: false }).await.unwrap();
-    assert_eq!(b.read_frame::<Open>(MAX_FRAME).await.unwrap(), Open::Http { bulk: false });
+    assert_eq!(
+        b.read_frame::<Open>(MAX_FRAME).await.unwrap(),
+        Open::Http { bulk: false }
+    );
     assert!(w.counters.spliced.load(Ordering::Relaxed) > 2000);
     assert_eq!(w.counters.copied.load(Ordering::Relaxed), 0);
 }
@@ -176,7 +210,10 @@ async fn a_peer_other_than_expected_is_refused_by_name() {
     );
     let refused = a.unwrap_err();
     assert!(matches!(refused, SessionError::Tls { .. }));
-    assert!(refused.to_string().contains("spiffe://beta/gateway/gw2"), "{refused}");
+    assert!(
+        refused.to_string().contains("spiffe://beta/gateway/gw2"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
@@ -185,7 +222,13 @@ async fn a_refusal_reaches_the_gateway_with_its_reason() {
     let hop = w.a.hop.clone();
     let asked = tokio::spawn(async move { hop.session(Ticket([1; 32]), Side::Dialling).await.map(|_| ()) });
     let (_, half) = w.half().await;
-    let fault = Fault::new(Place::Hub, 403, "ticket-spent", "this ticket was used before", "ask for another");
+    let fault = Fault::new(
+        Place::Hub,
+        403,
+        "ticket-spent",
+        "this ticket was used before",
+        "ask for another",
+    );
     half.refuse(fault.clone()).await.unwrap();
     match asked.await.unwrap().unwrap_err() {
         HopError::Refused(f) => assert_eq!(f, fault),
@@ -210,7 +253,13 @@ async fn control_messages_go_both_ways() {
     let hop = w.a.hop.clone();
     let gateway = tokio::spawn(async move { hop.control("test").await.unwrap() });
     let (tcp, _) = w.listener.accept().await.unwrap();
-    let Arrival::Control { proved, mut sender, mut receiver, .. } = w.server.accept(tcp).await.unwrap() else {
+    let Arrival::Control {
+        proved,
+        mut sender,
+        mut receiver,
+        ..
+    } = w.server.accept(tcp).await.unwrap()
+    else {
         panic!("not a control connection")
     };
     assert_eq!(proved.id, *w.a.own.load().id());
@@ -222,7 +271,9 @@ async fn control_messages_go_both_ways() {
 }
 
 async fn echo(request: Request<Incoming>) -> Result<Response<hawser_session::Body>, Infallible> {
-    Ok(Response::new(request.into_body().map_err(Into::into).boxed_unsync()))
+    Ok(Response::new(
+        request.into_body().map_err(Into::into).boxed_unsync(),
+    ))
 }
 
 #[tokio::test]
@@ -264,14 +315,18 @@ async fn stalled_downloads_leave_the_other_requests_of_the_session_alone() {
     let w = world().await;
     let session = w.http(Class::Ordinary, ServeControl::default(), flood).await;
     let get = |path: &str| {
-        let request = Request::get(format!("http://x.beta{path}")).body(empty()).unwrap();
+        let request = Request::get(format!("http://x.beta{path}"))
+            .body(empty())
+            .unwrap();
         session.reserve().unwrap().send(request)
     };
     // All but one slot hold a download that nobody reads.
     let stalled = join_all((1..Class::Ordinary.streams()).map(|_| get("/flood"))).await;
     assert!(stalled.iter().all(Result::is_ok));
     for _ in 0..100 {
-        let body = tokio::time::timeout(SOON, async { get("/").await.unwrap().into_body().collect().await.unwrap() });
+        let body = tokio::time::timeout(SOON, async {
+            get("/").await.unwrap().into_body().collect().await.unwrap()
+        });
         assert_eq!(body.await.unwrap().to_bytes(), "here");
     }
 }
@@ -281,16 +336,25 @@ async fn a_drained_session_ends_after_its_last_stream_and_a_cut_one_at_once() {
     let w = world().await;
     let control = ServeControl::default();
     let session = w.http(Class::Ordinary, control.clone(), flood).await;
-    let request = |path: &str| Request::get(format!("http://x.beta{path}")).body(empty()).unwrap();
+    let request = |path: &str| {
+        Request::get(format!("http://x.beta{path}"))
+            .body(empty())
+            .unwrap()
+    };
     let running = session.reserve().unwrap().send(request("/flood")).await.unwrap();
     assert_eq!(running.status(), StatusCode::OK);
     control.drain.cancel();
-    let closed = async {
-        while session.reserve().is_some() {
-            tokio::task::yield_now().await;
+    // The goodbye takes a moment to arrive. Then a request is given back whole, to go elsewhere.
+    let given_back = async {
+        loop {
+            let Some(slot) = session.reserve() else { break };
+            match slot.send(request("/")).await {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(e) => break assert!(e.request.is_some(), "{}", e.error),
+            }
         }
     };
-    tokio::time::timeout(SOON, closed).await.unwrap();
+    tokio::time::timeout(SOON, given_back).await.unwrap();
     let mut body = running.into_body();
     assert!(body.frame().await.unwrap().is_ok(), "what runs goes on");
     control.cut.cancel();
@@ -304,7 +368,10 @@ async fn tcp_through(w: &World) -> (TcpStream, TcpStream, JoinHandle<BridgeEnd>,
     let (mut a, mut b, _) = w.session().await;
     let (client, local_a) = loopback().await;
     let (local_b, origin) = loopback().await;
-    let open = Open::Tcp { service: "db".parse().unwrap(), request: RequestId([7; 16]) };
+    let open = Open::Tcp {
+        service: "db".parse().unwrap(),
+        request: RequestId([7; 16]),
+    };
     a.write_frame(&open).await.unwrap();
     assert_eq!(b.read_frame::<Open>(MAX_FRAME).await.unwrap(), open);
     b.write_frame(&Opened::Accepted).await.unwrap();
@@ -316,7 +383,10 @@ async fn tcp_through(w: &World) -> (TcpStream, TcpStream, JoinHandle<BridgeEnd>,
 
 async fn loopback() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (near, far) = tokio::join!(
+        TcpStream::connect(listener.local_addr().unwrap()),
+        listener.accept()
+    );
     (near.unwrap(), far.unwrap().0)
 }
 
@@ -340,7 +410,10 @@ async fn tcp_keeps_half_closes_and_every_byte() {
     client.read_to_string(&mut answer).await.unwrap();
     assert_eq!(answer, "thanks");
     reading.await.unwrap();
-    assert_eq!((a.await.unwrap(), b.await.unwrap()), (BridgeEnd::Closed, BridgeEnd::Closed));
+    assert_eq!(
+        (a.await.unwrap(), b.await.unwrap()),
+        (BridgeEnd::Closed, BridgeEnd::Closed)
+    );
 }
 
 #[tokio::test]
@@ -354,7 +427,10 @@ async fn an_origins_reset_is_a_reset_to_the_client() {
     drop(origin);
     let end = tokio::time::timeout(SOON, client.read(&mut got)).await.unwrap();
     assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    assert_eq!((a.await.unwrap(), b.await.unwrap()), (BridgeEnd::TunnelReset, BridgeEnd::LocalReset));
+    assert_eq!(
+        (a.await.unwrap(), b.await.unwrap()),
+        (BridgeEnd::TunnelReset, BridgeEnd::LocalReset)
+    );
 }
 
 #[tokio::test]
@@ -370,12 +446,17 @@ async fn a_clients_reset_reaches_the_origin_even_after_the_client_had_finished_s
     client.read_exact(&mut six).await.unwrap();
     socket::reset_on_close(&client);
     drop(client);
-    assert_eq!(tokio::time::timeout(SOON, a).await.unwrap().unwrap(), BridgeEnd::LocalReset);
+    assert_eq!(
+        tokio::time::timeout(SOON, a).await.unwrap().unwrap(),
+        BridgeEnd::LocalReset
+    );
     let mut one = [0; 1];
     let end = tokio::time::timeout(SOON, async {
         // The reset may show on a write before a read.
         loop {
-            if origin.write_all(b"x").await.is_err() || matches!(origin.try_read(&mut one), Err(e) if e.kind() != io::ErrorKind::WouldBlock) {
+            if origin.write_all(b"x").await.is_err()
+                || matches!(origin.try_read(&mut one), Err(e) if e.kind() != io::ErrorKind::WouldBlock)
+            {
                 break;
             }
             tokio::task::yield_now().await;

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use hawser_identity::{Fingerprint, HubAddress, HubToken, SharedCredentials, tls};
+use hawser_identity::{Fingerprint, HubAddress, HubToken, IdentityError, SharedCredentials, tls};
 use hawser_proto::{
-    DomainName, VERSION,
+    ALPN_HOP, ALPN_JOIN, DomainName, VERSION,
     control::{ToGateway, ToHub},
     frame::MAX_FRAME_UNPROVED,
     hop::{FromHub, Go, Hello, JoinHello, Ticket},
 };
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::ClientConfig;
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -43,8 +43,17 @@ pub struct HopClient {
 
 impl HopClient {
     /// A client that pins the hub's key and shows whatever certificate `own` holds at the moment of a handshake.
-    pub fn new(ways: Arc<Ways>, hub: HubAddress, pin: Fingerprint, own: SharedCredentials) -> Self {
-        Self { ways, hub, config: tls::hop_client(own, pin) }
+    pub fn new(
+        ways: Arc<Ways>,
+        hub: HubAddress,
+        pin: Fingerprint,
+        own: SharedCredentials,
+    ) -> Result<Self, IdentityError> {
+        Ok(Self {
+            ways,
+            hub,
+            config: tls::hop_client(own, pin)?,
+        })
     }
 
     /// The hub's address.
@@ -58,7 +67,10 @@ impl HopClient {
         &self,
         software: &str,
     ) -> Result<(ControlSender<ToHub>, ControlReceiver<ToGateway>), HopError> {
-        let hello = Hello::Control { version: VERSION, software: software.into() };
+        let hello = Hello::Control {
+            version: VERSION,
+            software: software.into(),
+        };
         let stream = self.open(&hello).await?;
         Ok(halves(stream, HUB))
     }
@@ -73,7 +85,7 @@ impl HopClient {
 
     async fn open(&self, hello: &Hello) -> Result<TlsStream<Records<BoxedCarrier>>, HopError> {
         let carrier = self.ways.dial(&self.hub).await?;
-        handshake(carrier, self.config.clone(), hello).await
+        handshake(carrier, self.config.clone(), ALPN_HOP, hello).await
     }
 }
 
@@ -81,23 +93,30 @@ impl HopClient {
 async fn handshake<T: minicbor::Encode<()>>(
     carrier: BoxedCarrier,
     config: Arc<ClientConfig>,
+    protocol: &[u8],
     hello: &T,
 ) -> Result<TlsStream<Records<BoxedCarrier>>, HopError> {
     let work = async {
-        // The name is not sent (no SNI) and not checked: the hub is known by its key.
-        let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
         let mut stream = TlsConnector::from(config)
-            .connect(name, Records::new(carrier))
+            .connect(tls::server_name(), Records::new(carrier))
             .await
             .map_err(|source| HopError::Tls { with: HUB, source })?;
-        write_frame(&mut stream, hello).await.map_err(|e| HopError::frame(HUB, e))?;
+        tls::check_protocol(stream.get_ref().1, protocol).map_err(HopError::identity(HUB))?;
+        write_frame(&mut stream, hello)
+            .await
+            .map_err(|e| HopError::frame(HUB, e))?;
         Ok(stream)
     };
-    timeout(HANDSHAKE_TIMEOUT, work).await.map_err(|_| HopError::timeout(HUB, HANDSHAKE_TIMEOUT))?
+    timeout(HANDSHAKE_TIMEOUT, work)
+        .await
+        .map_err(|_| HopError::timeout(HUB, HANDSHAKE_TIMEOUT))?
 }
 
 async fn answer(stream: &mut TlsStream<Records<BoxedCarrier>>) -> Result<(), HopError> {
-    match read_frame(stream, MAX_FRAME_UNPROVED).await.map_err(|e| HopError::frame(HUB, e))? {
+    match read_frame(stream, MAX_FRAME_UNPROVED)
+        .await
+        .map_err(|e| HopError::frame(HUB, e))?
+    {
         FromHub::Ready => Ok(()),
         FromHub::Refused(fault) => Err(HopError::Refused(fault)),
     }
@@ -106,16 +125,27 @@ async fn answer(stream: &mut TlsStream<Records<BoxedCarrier>>) -> Result<(), Hop
 async fn paired(mut stream: TlsStream<Records<BoxedCarrier>>, side: Side) -> Result<BoxedCarrier, HopError> {
     answer(&mut stream).await?;
     if side == Side::Accepting {
-        write_frame(&mut stream, &Go).await.map_err(|e| HopError::frame(HUB, e))?;
+        write_frame(&mut stream, &Go)
+            .await
+            .map_err(|e| HopError::frame(HUB, e))?;
     }
     let (records, mut connection) = stream.into_inner();
     leave(HUB, records, &mut connection)
 }
 
+async fn join(
+    carrier: BoxedCarrier,
+    pin: Fingerprint,
+    hello: &JoinHello,
+) -> Result<TlsStream<Records<BoxedCarrier>>, HopError> {
+    let config = tls::join_client(pin).map_err(HopError::identity(HUB))?;
+    handshake(carrier, config, ALPN_JOIN, hello).await
+}
+
 /// Asks a hub to admit a domain. `hello` is a [`JoinHello::Admit`] made for this token.
 pub async fn join_admit(ways: &Ways, token: &HubToken, hello: &JoinHello) -> Result<(), HopError> {
     let carrier = ways.dial(&token.hub).await?;
-    let mut stream = handshake(carrier, tls::join_client(token.pin), hello).await?;
+    let mut stream = join(carrier, token.pin, hello).await?;
     timeout(HANDSHAKE_TIMEOUT, answer(&mut stream))
         .await
         .map_err(|_| HopError::timeout(HUB, HANDSHAKE_TIMEOUT))?
@@ -131,8 +161,11 @@ pub async fn join_pair(
     hub_half: [u8; 32],
 ) -> Result<BoxedCarrier, HopError> {
     let carrier = ways.dial(hub).await?;
-    let hello = JoinHello::Pair { domain: domain.clone(), secret: hub_half };
-    let stream = handshake(carrier, tls::join_client(pin), &hello).await?;
+    let hello = JoinHello::Pair {
+        domain: domain.clone(),
+        secret: hub_half,
+    };
+    let stream = join(carrier, pin, &hello).await?;
     timeout(PAIRING_TIMEOUT, paired(stream, Side::Dialling))
         .await
         .map_err(|_| HopError::timeout(HUB, PAIRING_TIMEOUT))?

@@ -34,20 +34,35 @@ where
     In: for<'b> Decode<'b, ()>,
 {
     let (reader, writer) = tokio::io::split(stream);
-    let sender = ControlSender { writer: Box::new(writer), with, message: PhantomData };
+    let sender = ControlSender {
+        writer: Box::new(writer),
+        with,
+        message: PhantomData,
+    };
     let reader: BoxedReader = Box::new(reader);
-    (sender, ControlReceiver { frames: FramedRead::new(reader, Codec::new(MAX_FRAME)), with })
+    (
+        sender,
+        ControlReceiver {
+            frames: FramedRead::new(reader, Codec::new(MAX_FRAME)),
+            with,
+        },
+    )
 }
 
 impl<T: Encode<()>> ControlSender<T> {
     /// Sends one message. Not cancel safe: after a cancelled send the connection is of no use.
     pub async fn send(&mut self, message: &T) -> Result<(), HopError> {
-        write_frame(&mut self.writer, message).await.map_err(|e| HopError::frame(self.with, e))
+        write_frame(&mut self.writer, message)
+            .await
+            .map_err(|e| HopError::frame(self.with, e))
     }
 
     /// Ends the connection in this direction.
     pub async fn close(&mut self) -> Result<(), HopError> {
-        self.writer.shutdown().await.map_err(|source| HopError::Io { with: self.with, source })
+        self.writer.shutdown().await.map_err(|source| HopError::Io {
+            with: self.with,
+            source,
+        })
     }
 }
 
@@ -57,7 +72,10 @@ impl<T: for<'b> Decode<'b, ()>> ControlReceiver<T> {
         match self.frames.next().await {
             Some(Ok(message)) => Ok(message),
             Some(Err(e)) => Err(HopError::frame(self.with, e)),
-            None => Err(HopError::frame(self.with, frame::Error::Io(io::ErrorKind::UnexpectedEof.into()))),
+            None => Err(HopError::frame(
+                self.with,
+                frame::Error::Io(io::ErrorKind::UnexpectedEof.into()),
+            )),
         }
     }
 }

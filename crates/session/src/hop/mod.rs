@@ -9,6 +9,7 @@ mod server;
 
 use std::io;
 
+use hawser_identity::IdentityError;
 use hawser_proto::{Fault, frame::FrameError};
 use tokio::io::AsyncRead;
 
@@ -36,6 +37,14 @@ pub enum HopError {
         with: &'static str,
         /// What rustls says.
         source: io::Error,
+    },
+    /// A certificate is not that of an accepted party, or our own cannot be used.
+    #[error("hop with the {with}: {source}")]
+    Identity {
+        /// `hub` or `gateway`.
+        with: &'static str,
+        /// What is wrong with it.
+        source: IdentityError,
     },
     /// The connection broke.
     #[error("the connection to the {with} broke: {source}")]
@@ -77,8 +86,15 @@ impl HopError {
         }
     }
 
+    fn identity(with: &'static str) -> impl Fn(IdentityError) -> Self {
+        move |source| HopError::Identity { with, source }
+    }
+
     fn timeout(with: &'static str, after: std::time::Duration) -> Self {
-        HopError::Timeout { with, seconds: after.as_secs() }
+        HopError::Timeout {
+            with,
+            seconds: after.as_secs(),
+        }
     }
 }
 
@@ -88,11 +104,17 @@ fn leave<S: AsyncRead, D>(
     stream: Records<S>,
     connection: &mut rustls::ConnectionCommon<D>,
 ) -> Result<S, HopError> {
-    let state = connection
-        .process_new_packets()
-        .map_err(|e| HopError::Tls { with, source: io::Error::other(e) })?;
+    let state = connection.process_new_packets().map_err(|e| HopError::Tls {
+        with,
+        source: io::Error::other(e),
+    })?;
     if state.plaintext_bytes_to_read() != 0 || state.tls_bytes_to_write() != 0 {
-        return Err(HopError::Protocol { with, what: "bytes under TLS after the switch to raw" });
+        return Err(HopError::Protocol {
+            with,
+            what: "bytes under TLS after the switch to raw",
+        });
     }
-    stream.into_inner().map_err(|source| HopError::Io { with, source })
+    stream
+        .into_inner()
+        .map_err(|source| HopError::Io { with, source })
 }

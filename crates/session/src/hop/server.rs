@@ -94,45 +94,79 @@ impl HopServer {
     }
 
     async fn arrival(&self, tcp: TcpStream) -> Result<Arrival, HopError> {
-        let tls = |source| HopError::Tls { with: GATEWAY, source };
-        socket::tune(&tcp).map_err(|source| HopError::Io { with: GATEWAY, source })?;
-        let start =
-            LazyConfigAcceptor::new(Acceptor::default(), Records::new(tcp)).await.map_err(tls)?;
+        let tls = |source| HopError::Tls {
+            with: GATEWAY,
+            source,
+        };
+        socket::tune(&tcp).map_err(|source| HopError::Io {
+            with: GATEWAY,
+            source,
+        })?;
+        let start = LazyConfigAcceptor::new(Acceptor::default(), Records::new(tcp))
+            .await
+            .map_err(tls)?;
         let offers = |alpn: &[u8]| {
-            start.client_hello().alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == alpn))
+            start
+                .client_hello()
+                .alpn()
+                .is_some_and(|mut offered| offered.any(|protocol| protocol == alpn))
         };
         if offers(ALPN_HOP) {
-            self.hop(start.into_stream(self.hop.clone()).await.map_err(tls)?).await
+            self.hop(start.into_stream(self.hop.clone()).await.map_err(tls)?)
+                .await
         } else if offers(ALPN_JOIN) {
-            self.join(start.into_stream(self.join.clone()).await.map_err(tls)?).await
+            self.join(start.into_stream(self.join.clone()).await.map_err(tls)?)
+                .await
         } else {
-            Err(HopError::Protocol { with: GATEWAY, what: "it offers no protocol of ours (ALPN)" })
+            Err(HopError::Protocol {
+                with: GATEWAY,
+                what: "it offers no protocol of ours (ALPN)",
+            })
         }
     }
 
     async fn hop(&self, mut stream: Stream) -> Result<Arrival, HopError> {
         let proved = tls::proved(&self.trust.load(), stream.get_ref().1.peer_certificates())
-            .map_err(|e| HopError::Tls { with: GATEWAY, source: std::io::Error::other(e) })?;
+            .map_err(HopError::identity(GATEWAY))?;
         let hello = read_frame(&mut stream, MAX_FRAME_UNPROVED).await;
         match hello.map_err(|e| HopError::frame(GATEWAY, e))? {
             Hello::Control { version, software } => {
                 let (sender, receiver) = halves(stream, GATEWAY);
                 let software = software.chars().filter(|c| !c.is_control()).take(80).collect();
-                Ok(Arrival::Control { proved, version, software, sender, receiver })
+                Ok(Arrival::Control {
+                    proved,
+                    version,
+                    software,
+                    sender,
+                    receiver,
+                })
             }
-            Hello::Session { ticket } => {
-                Ok(Arrival::Session { proved, ticket, half: Half { stream: Box::new(stream) } })
-            }
+            Hello::Session { ticket } => Ok(Arrival::Session {
+                proved,
+                ticket,
+                half: Half {
+                    stream: Box::new(stream),
+                },
+            }),
         }
     }
 
     async fn join(&self, mut stream: Stream) -> Result<Arrival, HopError> {
         let hello = read_frame(&mut stream, MAX_FRAME_UNPROVED).await;
         match hello.map_err(|e| HopError::frame(GATEWAY, e))? {
-            hello @ JoinHello::Admit { .. } => Ok(Arrival::Admit { hello, reply: JoinReply { stream: Box::new(stream) } }),
-            JoinHello::Pair { domain, secret } => {
-                Ok(Arrival::Pair { domain, secret, half: Half { stream: Box::new(stream) } })
-            }
+            hello @ JoinHello::Admit { .. } => Ok(Arrival::Admit {
+                hello,
+                reply: JoinReply {
+                    stream: Box::new(stream),
+                },
+            }),
+            JoinHello::Pair { domain, secret } => Ok(Arrival::Pair {
+                domain,
+                secret,
+                half: Half {
+                    stream: Box::new(stream),
+                },
+            }),
         }
     }
 }
@@ -163,12 +197,22 @@ impl JoinReply {
 /// Says one thing and closes.
 async fn last_word(mut stream: Stream, word: &FromHub) -> Result<(), HopError> {
     send(&mut stream, word).await?;
-    let close = async { stream.shutdown().await.map_err(|source| HopError::Io { with: GATEWAY, source }) };
+    let close = async {
+        stream.shutdown().await.map_err(|source| HopError::Io {
+            with: GATEWAY,
+            source,
+        })
+    };
     within(close).await
 }
 
 async fn send<T: Encode<()>>(stream: &mut Stream, message: &T) -> Result<(), HopError> {
-    within(async { write_frame(stream, message).await.map_err(|e| HopError::frame(GATEWAY, e)) }).await
+    within(async {
+        write_frame(stream, message)
+            .await
+            .map_err(|e| HopError::frame(GATEWAY, e))
+    })
+    .await
 }
 
 async fn within<T>(work: impl Future<Output = Result<T, HopError>>) -> Result<T, HopError> {
@@ -193,7 +237,9 @@ impl Half {
     pub async fn ready_go(mut self) -> Result<TcpStream, HopError> {
         send(&mut self.stream, &FromHub::Ready).await?;
         let Go = within(async {
-            read_frame(&mut self.stream, MAX_FRAME_UNPROVED).await.map_err(|e| HopError::frame(GATEWAY, e))
+            read_frame(&mut self.stream, MAX_FRAME_UNPROVED)
+                .await
+                .map_err(|e| HopError::frame(GATEWAY, e))
         })
         .await?;
         self.raw()
