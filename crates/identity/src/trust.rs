@@ -35,6 +35,8 @@ pub type SharedTrust = Arc<ArcSwap<Trust>>;
 pub struct Proved {
     /// Who the peer is.
     pub id: NodeId,
+    /// Who signed its certificate: when that is revoked, so is everything it signed.
+    pub issuer: NodeId,
     /// When the first of its certificates ends.
     pub not_after: UnixTime,
     /// Of the root that vouches for it.
@@ -146,13 +148,21 @@ impl Trust {
             .roots
             .get(&id.domain)
             .ok_or_else(|| IdentityError::UnknownDomain(id.domain.clone()))?;
-        let (proved, issuer) = root.check_chain(chain, now)?;
-        for id in [&proved.id, &issuer] {
+        let proved = root.check_chain(chain, now)?;
+        for id in [&proved.id, &proved.issuer] {
             if self.is_revoked(id) {
                 return Err(IdentityError::Revoked(id.clone()));
             }
         }
         Ok(proved)
+    }
+
+    /// Whether what was proved earlier would still be believed, its time apart: to cut what lives when trust changes.
+    pub fn stands(&self, proved: &Proved) -> bool {
+        self.roots
+            .get(&proved.id.domain)
+            .is_some_and(|root| root.fingerprint == proved.root)
+            && ![&proved.id, &proved.issuer].into_iter().any(|id| self.is_revoked(id))
     }
 
     /// Takes in a signed list. Per signer the number must rise; what counts is the union over all signers. Nobody comes off
@@ -268,12 +278,12 @@ impl Root {
         Ok(id)
     }
 
-    /// Whether a chain of leaf, issuer and this very root holds at `now`; also says who the issuer is.
+    /// Whether a chain of leaf, issuer and this very root holds at `now`; says who it proves.
     pub(crate) fn check_chain(
         &self,
         chain: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(Proved, NodeId), IdentityError> {
+    ) -> Result<Proved, IdentityError> {
         let [leaf_der, issuer_der, root_der] = chain else {
             return Err(IdentityError::ChainLength(chain.len()));
         };
@@ -323,9 +333,10 @@ impl Root {
         let proved = Proved {
             not_after: ends.into_iter().min().unwrap_or(leaf.not_after),
             root: self.fingerprint,
+            issuer: issuer_id,
             id,
         };
-        Ok((proved, issuer_id))
+        Ok(proved)
     }
 }
 
