@@ -155,7 +155,7 @@ pub struct ExportConfig {
     /// The TCP service's address: "HOST:PORT". Default: none.
     #[serde(default)]
     pub tcp: Option<String>,
-    /// HTTP version spoken to the origin. "auto": HTTP/2 for gRPC and where TLS negotiates it, else HTTP/1.1. Default: "auto".
+    /// HTTP version spoken to the origin. "auto": HTTP/2 for gRPC, else HTTP/1.1. Default: "auto".
     #[serde(default)]
     pub version: OriginVersion,
     /// The `Host` that the origin sees: "preserve", as the client wrote it, or "origin", as in `http`. Default: "preserve".
@@ -187,7 +187,7 @@ pub struct ExportConfig {
 /// HTTP version spoken to an origin.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum OriginVersion {
-    /// HTTP/2 for gRPC and where TLS negotiates it, else HTTP/1.1.
+    /// HTTP/2 for gRPC, else HTTP/1.1.
     #[default]
     #[serde(rename = "auto")]
     Auto,

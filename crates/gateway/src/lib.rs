@@ -5,6 +5,7 @@
 //! `links` hands them to [`seam::Exports`], which `export` implements. `front` and `export` know nothing of sessions, and
 //! `links` knows nothing of proxies and origins.
 
+pub mod calls;
 pub mod config;
 pub mod export;
 pub mod front;
@@ -12,3 +13,5 @@ pub mod headers;
 pub mod links;
 pub mod problem;
 pub mod seam;
+pub mod stream;
+pub mod websocket;

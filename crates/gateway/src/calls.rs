@@ -1,0 +1,296 @@
+//! What is counted and logged of each call, on the clients' side and on the exporting side.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use hawser_proto::session::RequestId;
+use http::{Method, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::seam::{Body, BoxError};
+
+/// Which of a gateway's two jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Side {
+    /// Taking calls from clients.
+    Client,
+    /// Serving calls to exports.
+    Export,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    side: Side,
+    /// A service that is exported or routed, or `unknown`: callers cannot make up labels.
+    service: String,
+    /// `2xx` and so on; `none` for a call that ended before an answer.
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SideLabel {
+    side: Side,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByteLabels {
+    side: Side,
+    direction: Direction,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Direction {
+    Request,
+    Response,
+}
+
+/// Counters of calls. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct CallMetrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    calls: Family<CallLabels, Counter>,
+    broken: Family<SideLabel, Counter>,
+    bytes: Family<ByteLabels, Counter>,
+    in_flight: Family<SideLabel, Gauge>,
+    head_seconds: Family<SideLabel, Histogram>,
+    turned_away: Counter,
+}
+
+impl CallMetrics {
+    /// Makes the counters known to `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let buckets = || Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0]);
+        let m = Inner {
+            calls: Family::default(),
+            broken: Family::default(),
+            bytes: Family::default(),
+            in_flight: Family::default(),
+            head_seconds: Family::new_with_constructor(buckets),
+            turned_away: Counter::default(),
+        };
+        registry.register("hawser_gateway_calls", "Calls ended, by class of status", m.calls.clone());
+        registry.register("hawser_gateway_calls_broken", "Calls whose answer broke off", m.broken.clone());
+        registry.register("hawser_gateway_body_bytes", "Bytes of bodies and streams", m.bytes.clone());
+        registry.register("hawser_gateway_calls_in_flight", "Calls under way", m.in_flight.clone());
+        registry.register("hawser_gateway_head_seconds", "Time to the head of the answer", m.head_seconds.clone());
+        registry.register(
+            "hawser_gateway_connections_turned_away",
+            "Client connections closed at once: not allowed, or over the limit",
+            m.turned_away.clone(),
+        );
+        Self(Arc::new(m))
+    }
+
+    /// A client's connection was closed at once.
+    pub fn turned_away(&self) {
+        self.0.turned_away.inc();
+    }
+
+    /// Counts a request's body as it passes.
+    pub fn request_body<B>(&self, side: Side, body: B) -> Body
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if body.is_end_stream() {
+            return crate::problem::empty();
+        }
+        let labels = ByteLabels { side, direction: Direction::Request };
+        let counter = self.0.bytes.get_or_create_owned(&labels);
+        body.map_frame(move |frame| {
+            if let Some(data) = frame.data_ref() {
+                counter.inc_by(data.len() as u64);
+            }
+            frame
+        })
+        .map_err(Into::into)
+        .boxed_unsync()
+    }
+
+    /// Counts bytes of a stream that is no body.
+    pub fn stream(&self, side: Side, sent: u64, received: u64) {
+        for (direction, n) in [(Direction::Request, sent), (Direction::Response, received)] {
+            self.0.bytes.get_or_create(&ByteLabels { side, direction }).inc_by(n);
+        }
+    }
+}
+
+/// One call, from its request's head to the end of its answer. Counted and logged when dropped.
+pub struct Call {
+    metrics: CallMetrics,
+    side: Side,
+    id: RequestId,
+    who: String,
+    method: Method,
+    /// For the log: host or service and path, never the query, which may hold secrets.
+    what: String,
+    /// For the metrics.
+    service: Option<String>,
+    started: Instant,
+    status: Option<StatusCode>,
+    bytes: u64,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Dropped,
+    Complete,
+    Broken,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Call({})", self.id)
+    }
+}
+
+impl Call {
+    /// A call that begins now.
+    pub fn begin(metrics: &CallMetrics, side: Side, id: RequestId, who: String, method: Method, what: String) -> Self {
+        metrics.0.in_flight.get_or_create(&SideLabel { side }).inc();
+        Self {
+            metrics: metrics.clone(),
+            side,
+            id,
+            who,
+            method,
+            what,
+            service: None,
+            started: Instant::now(),
+            status: None,
+            bytes: 0,
+            outcome: Outcome::Dropped,
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// Names the service for the metrics, once it is known to exist.
+    pub fn service(&mut self, name: impl fmt::Display) {
+        self.service = Some(name.to_string());
+    }
+
+    /// Follows an answer to its end. `abort` is set when the body breaks off.
+    pub fn follow(mut self, response: Response<Body>, abort: Option<Arc<AtomicBool>>) -> Response<Body> {
+        self.head(response.status());
+        if http_body::Body::is_end_stream(response.body()) {
+            self.outcome = Outcome::Complete;
+            return response;
+        }
+        response.map(|body| Followed { body, call: self, abort }.boxed_unsync())
+    }
+
+    /// Ends a call whose answer was followed by a stream of bytes.
+    pub fn end_stream(mut self, status: StatusCode, sent: u64, received: u64, complete: bool) {
+        self.head(status);
+        self.metrics.stream(self.side, sent, 0);
+        self.bytes = received;
+        self.outcome = if complete { Outcome::Complete } else { Outcome::Broken };
+    }
+
+    fn head(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.metrics.0.head_seconds.get_or_create(&SideLabel { side: self.side }).observe(seconds);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let m = &self.metrics.0;
+        let side = self.side;
+        m.in_flight.get_or_create(&SideLabel { side }).dec();
+        m.bytes.get_or_create(&ByteLabels { side, direction: Direction::Response }).inc_by(self.bytes);
+        if self.outcome == Outcome::Broken {
+            m.broken.get_or_create(&SideLabel { side }).inc();
+        }
+        let status = match self.status.map(|s| s.as_u16() / 100) {
+            None => "none",
+            Some(1) => "1xx",
+            Some(2) => "2xx",
+            Some(3) => "3xx",
+            Some(4) => "4xx",
+            Some(_) => "5xx",
+        };
+        let service = self.service.take().unwrap_or_else(|| "unknown".into());
+        m.calls.get_or_create(&CallLabels { side, service, status }).inc();
+        tracing::debug!(
+            request = %self.id,
+            side = ?self.side,
+            who = %self.who,
+            method = %self.method,
+            what = %self.what,
+            status = self.status.map(|s| s.as_u16()),
+            bytes = self.bytes,
+            outcome = ?self.outcome,
+            ms = self.started.elapsed().as_millis() as u64,
+            "call"
+        );
+    }
+}
+
+/// An answer's body that tells its [`Call`] how it ended.
+struct Followed {
+    body: Body,
+    call: Call,
+    abort: Option<Arc<AtomicBool>>,
+}
+
+impl http_body::Body for Followed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                this.call.bytes += frame.data_ref().map_or(0, |d| d.len() as u64);
+                if this.body.is_end_stream() {
+                    this.call.outcome = Outcome::Complete;
+                }
+            }
+            None => this.call.outcome = Outcome::Complete,
+            Some(Err(e)) => {
+                this.call.outcome = Outcome::Broken;
+                if let Some(abort) = &this.abort {
+                    abort.store(true, Ordering::Release);
+                }
+                tracing::debug!(request = %this.call.id, error = %e, "the answer broke off");
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,135 @@
+//! One HTTP call to an export: policy, headers, origin, answer.
+
+use std::sync::Arc;
+
+use hawser_proto::{Fault, NodeId, Place};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
+    header::{COOKIE, HOST},
+    request,
+};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::{
+    Context, Export, Kind,
+    origin::OriginError,
+    patience::Progress,
+    upgrade,
+};
+use crate::{
+    calls::Side,
+    headers::{add_forwarded, remove_one_hop, remove_own},
+    seam::Body,
+    websocket::Upgrade,
+};
+
+/// Serves a call that the proved gateway `peer` made. `Err` is answered as a fault.
+pub(super) async fn serve(
+    cx: &Context,
+    export: &Arc<Export>,
+    peer: &NodeId,
+    mut request: Request<Incoming>,
+    answered: upgrade::Answered,
+) -> Result<Response<Body>, Fault> {
+    let Kind::Http { origin, response_timeout } = &export.kind else { return Err(not_http(export)) };
+    let wanted = Upgrade::of(&request);
+    let method = match &wanted {
+        Upgrade::WebSocket => Method::GET,
+        Upgrade::Other(protocol) => return Err(no_upgrade(protocol)),
+        Upgrade::None if request.method() == Method::CONNECT => return Err(no_upgrade("CONNECT")),
+        Upgrade::None => request.method().clone(),
+    };
+    export.plan.policy.request(&peer.domain, &method, request.uri().path(), request.headers())?;
+    let near = (wanted == Upgrade::WebSocket).then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    prepare(cx, peer, &mut parts);
+    if let Some(near) = near {
+        return upgrade::serve(cx, origin, *response_timeout, near, parts, answered).await;
+    }
+    let progress = Progress::default();
+    let body = progress.follow(cx.metrics.request_body(Side::Export, body));
+    let sent = origin.send(Request::from_parts(parts, body));
+    let response = head(progress.wait(sent, *response_timeout).await, *response_timeout)?;
+    Ok(pass(cx, response))
+}
+
+/// What the origin sees of the request's headers.
+fn prepare(cx: &Context, peer: &NodeId, parts: &mut request::Parts) {
+    let host = parts.uri.authority().and_then(|a| HeaderValue::try_from(a.as_str()).ok());
+    let headers = &mut parts.headers;
+    remove_one_hop(headers);
+    remove_own(headers);
+    headers.remove(HOST);
+    join_cookies(headers);
+    add_forwarded(headers, peer, &cx.own);
+    cx.pseudonym.add(headers, Version::HTTP_2);
+    // For the many origins that do not read `Forwarded`.
+    headers.insert(HeaderName::from_static("x-forwarded-proto"), HeaderValue::from_static("http"));
+    if let Some(host) = host {
+        headers.insert(HeaderName::from_static("x-forwarded-host"), host);
+    }
+    parts.extensions.clear();
+}
+
+/// HTTP/2 may split the cookies over several lines; HTTP/1.1 may not (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// The head of the origin's answer, or the fault that stands for it.
+pub(super) fn head(
+    answer: Option<Result<Response<Incoming>, OriginError>>,
+    waited: std::time::Duration,
+) -> Result<Response<Incoming>, Fault> {
+    match answer {
+        Some(answer) => answer.map_err(|e| {
+            tracing::debug!(error = %e, "the origin gave no answer");
+            e.fault()
+        }),
+        None => Err(Fault::new(
+            Place::Origin,
+            504,
+            "origin-timeout",
+            format!("the service sent no answer within {waited:?}"),
+            "see the service's log; raise response_timeout of the export if it needs longer",
+        )),
+    }
+}
+
+/// The origin's answer, fit for the tunnel.
+pub(super) fn pass(cx: &Context, response: Response<Incoming>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    remove_one_hop(&mut parts.headers);
+    remove_own(&mut parts.headers);
+    cx.pseudonym.add(&mut parts.headers, parts.version);
+    parts.extensions.clear();
+    Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
+}
+
+fn not_http(export: &Export) -> Fault {
+    Fault::new(
+        Place::ServerGateway,
+        400,
+        "service-is-tcp",
+        format!("{} is a TCP service", export.plan.name),
+        "reach it by CONNECT, or by an [[gateway.import]] of the calling gateway",
+    )
+}
+
+fn no_upgrade(protocol: &str) -> Fault {
+    Fault::new(
+        Place::ServerGateway,
+        501,
+        "upgrade-not-supported",
+        format!("an HTTP service cannot be upgraded to {protocol:?}: WebSocket is all"),
+        "export the service as a TCP service beside this one",
+    )
+}
+
