@@ -177,6 +177,12 @@ impl EndToEnd {
         Ok(frame::write_frame(&mut self.stream, message).await?)
     }
 
+    /// Sends raw bytes that a local side had sent before the [`crate::tcp`] bridge stood. Not cancel safe.
+    pub async fn send_early(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+
     /// Completes when anything comes, or the session ends: of a session that should be silent, that it is of no use.
     /// Cancel safe, but nothing can be read afterwards once it has completed.
     pub async fn stirred(&mut self) {

@@ -95,6 +95,42 @@ pub async fn bridge(local: TcpStream, mut tunnel: EndToEnd, cut: CancellationTok
     (end, moved)
 }
 
+/// As [`bridge`], for a local side that is no socket (a stream in a client's HTTP/2 connection): a break of the tunnel is
+/// told by dropping it.
+pub async fn bridge_stream<S>(local: S, mut tunnel: EndToEnd, cut: CancellationToken) -> (BridgeEnd, Moved)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut moved = Moved::default();
+    let end = {
+        let (mut local_read, mut local_write) = tokio::io::split(local);
+        let (mut tunnel_read, mut tunnel_write) = tokio::io::split(tunnel.stream_mut());
+        let both = async {
+            tokio::try_join!(
+                one_way(&mut local_read, &mut tunnel_write, &mut moved.sent, Side::Local),
+                one_way(
+                    &mut tunnel_read,
+                    &mut local_write,
+                    &mut moved.received,
+                    Side::Tunnel
+                ),
+            )
+        };
+        tokio::select! {
+            () = cut.cancelled() => BridgeEnd::Cut,
+            ended = both => match ended {
+                Ok(_) => BridgeEnd::Closed,
+                Err(Side::Local) => BridgeEnd::LocalReset,
+                Err(Side::Tunnel) => BridgeEnd::TunnelReset,
+            },
+        }
+    };
+    if end != BridgeEnd::Closed {
+        tunnel.carrier().abort();
+    }
+    (end, moved)
+}
+
 async fn one_way<R, W>(from: &mut R, to: &mut W, moved: &mut u64, source: Side) -> Result<(), Side>
 where
     R: AsyncRead + Unpin,
