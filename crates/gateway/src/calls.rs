@@ -76,7 +76,11 @@ struct Inner {
 impl CallMetrics {
     /// Makes the counters known to `registry`.
     pub fn register(registry: &mut Registry) -> Self {
-        let buckets = || Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0]);
+        let buckets = || {
+            Histogram::new([
+                0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0,
+            ])
+        };
         let m = Inner {
             calls: Family::default(),
             broken: Family::default(),
@@ -85,11 +89,31 @@ impl CallMetrics {
             head_seconds: Family::new_with_constructor(buckets),
             turned_away: Counter::default(),
         };
-        registry.register("hawser_gateway_calls", "Calls ended, by class of status", m.calls.clone());
-        registry.register("hawser_gateway_calls_broken", "Calls whose answer broke off", m.broken.clone());
-        registry.register("hawser_gateway_body_bytes", "Bytes of bodies and streams", m.bytes.clone());
-        registry.register("hawser_gateway_calls_in_flight", "Calls under way", m.in_flight.clone());
-        registry.register("hawser_gateway_head_seconds", "Time to the head of the answer", m.head_seconds.clone());
+        registry.register(
+            "hawser_gateway_calls",
+            "Calls ended, by class of status",
+            m.calls.clone(),
+        );
+        registry.register(
+            "hawser_gateway_calls_broken",
+            "Calls whose answer broke off",
+            m.broken.clone(),
+        );
+        registry.register(
+            "hawser_gateway_body_bytes",
+            "Bytes of bodies and streams",
+            m.bytes.clone(),
+        );
+        registry.register(
+            "hawser_gateway_calls_in_flight",
+            "Calls under way",
+            m.in_flight.clone(),
+        );
+        registry.register(
+            "hawser_gateway_head_seconds",
+            "Time to the head of the answer",
+            m.head_seconds.clone(),
+        );
         registry.register(
             "hawser_gateway_connections_turned_away",
             "Client connections closed at once: not allowed, or over the limit",
@@ -112,7 +136,10 @@ impl CallMetrics {
         if body.is_end_stream() {
             return crate::problem::empty();
         }
-        let labels = ByteLabels { side, direction: Direction::Request };
+        let labels = ByteLabels {
+            side,
+            direction: Direction::Request,
+        };
         let counter = self.0.bytes.get_or_create_owned(&labels);
         body.map_frame(move |frame| {
             if let Some(data) = frame.data_ref() {
@@ -127,7 +154,10 @@ impl CallMetrics {
     /// Counts bytes of a stream that is no body.
     pub fn stream(&self, side: Side, sent: u64, received: u64) {
         for (direction, n) in [(Direction::Request, sent), (Direction::Response, received)] {
-            self.0.bytes.get_or_create(&ByteLabels { side, direction }).inc_by(n);
+            self.0
+                .bytes
+                .get_or_create(&ByteLabels { side, direction })
+                .inc_by(n);
         }
     }
 }
@@ -164,7 +194,14 @@ impl fmt::Debug for Call {
 
 impl Call {
     /// A call that begins now.
-    pub fn begin(metrics: &CallMetrics, side: Side, id: RequestId, who: String, method: Method, what: String) -> Self {
+    pub fn begin(
+        metrics: &CallMetrics,
+        side: Side,
+        id: RequestId,
+        who: String,
+        method: Method,
+        what: String,
+    ) -> Self {
         metrics.0.in_flight.get_or_create(&SideLabel { side }).inc();
         Self {
             metrics: metrics.clone(),
@@ -198,7 +235,14 @@ impl Call {
             self.outcome = Outcome::Complete;
             return response;
         }
-        response.map(|body| Followed { body, call: self, abort }.boxed_unsync())
+        response.map(|body| {
+            Followed {
+                body,
+                call: self,
+                abort,
+            }
+            .boxed_unsync()
+        })
     }
 
     /// Ends a call whose answer was followed by a stream of bytes.
@@ -206,13 +250,21 @@ impl Call {
         self.head(status);
         self.metrics.stream(self.side, sent, 0);
         self.bytes = received;
-        self.outcome = if complete { Outcome::Complete } else { Outcome::Broken };
+        self.outcome = if complete {
+            Outcome::Complete
+        } else {
+            Outcome::Broken
+        };
     }
 
     fn head(&mut self, status: StatusCode) {
         self.status = Some(status);
         let seconds = self.started.elapsed().as_secs_f64();
-        self.metrics.0.head_seconds.get_or_create(&SideLabel { side: self.side }).observe(seconds);
+        self.metrics
+            .0
+            .head_seconds
+            .get_or_create(&SideLabel { side: self.side })
+            .observe(seconds);
     }
 }
 
@@ -221,7 +273,12 @@ impl Drop for Call {
         let m = &self.metrics.0;
         let side = self.side;
         m.in_flight.get_or_create(&SideLabel { side }).dec();
-        m.bytes.get_or_create(&ByteLabels { side, direction: Direction::Response }).inc_by(self.bytes);
+        m.bytes
+            .get_or_create(&ByteLabels {
+                side,
+                direction: Direction::Response,
+            })
+            .inc_by(self.bytes);
         if self.outcome == Outcome::Broken {
             m.broken.get_or_create(&SideLabel { side }).inc();
         }
@@ -234,7 +291,13 @@ impl Drop for Call {
             Some(_) => "5xx",
         };
         let service = self.service.take().unwrap_or_else(|| "unknown".into());
-        m.calls.get_or_create(&CallLabels { side, service, status }).inc();
+        m.calls
+            .get_or_create(&CallLabels {
+                side,
+                service,
+                status,
+            })
+            .inc();
         tracing::debug!(
             request = %self.id,
             side = ?self.side,

@@ -31,10 +31,16 @@ const OWN: &str = "hawser-";
 
 /// Removes the headers of one hop. `TE` survives as `trailers` if it says so: every hop of ours carries trailers.
 pub fn remove_one_hop(headers: &mut HeaderMap) {
-    let trailers = list(headers, &TE).any(|t| t.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("trailers")));
+    let trailers = list(headers, &TE).any(|t| {
+        t.split(';')
+            .next()
+            .is_some_and(|t| t.trim().eq_ignore_ascii_case("trailers"))
+    });
     if headers.contains_key(CONNECTION) {
-        let listed: Vec<HeaderName> =
-            list(headers, &CONNECTION).filter_map(|n| n.parse().ok()).filter(|n| !NEVER_ONE_HOP.contains(n)).collect();
+        let listed: Vec<HeaderName> = list(headers, &CONNECTION)
+            .filter_map(|n| n.parse().ok())
+            .filter(|n| !NEVER_ONE_HOP.contains(n))
+            .collect();
         for name in listed {
             headers.remove(name);
         }
@@ -76,7 +82,10 @@ fn remove_where(headers: &mut HeaderMap, gone: impl Fn(&str) -> bool) {
 /// The members of a comma-separated list header, over all its lines.
 pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok());
-    lines.flat_map(|v| v.split(',')).map(str::trim).filter(|s| !s.is_empty())
+    lines
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+        .filter(|s| !s.is_empty())
 }
 
 /// A gateway's name in `Via` (RFC 9110, 7.6.3).
@@ -119,9 +128,16 @@ pub fn forwarded(client: IpAddr, tell: Forwarded, host: &str) -> Option<HeaderVa
 
 /// Adds the exporting gateway's element to `Forwarded`: `by` this gateway, `for` the gateway that TLS proved.
 pub fn add_forwarded(headers: &mut HeaderMap, from: &hawser_proto::NodeId, own: &hawser_proto::NodeId) {
-    let element = format!("for=_{}.{};by=_{}.{}", from.name, from.domain, own.name, own.domain);
+    let element = format!(
+        "for=_{}.{};by=_{}.{}",
+        from.name, from.domain, own.name, own.domain
+    );
     let before = list(headers, &FORWARDED).collect::<Vec<_>>().join(", ");
-    let value = if before.is_empty() { element } else { format!("{before}, {element}") };
+    let value = if before.is_empty() {
+        element
+    } else {
+        format!("{before}, {element}")
+    };
     if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(FORWARDED, value);
     }
@@ -172,7 +188,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn headers(lines: &[(&str, &str)]) -> HeaderMap {
-        lines.iter().map(|(n, v)| (n.parse::<HeaderName>().unwrap(), v.parse::<HeaderValue>().unwrap())).collect()
+        lines
+            .iter()
+            .map(|(n, v)| {
+                (
+                    n.parse::<HeaderName>().unwrap(),
+                    v.parse::<HeaderValue>().unwrap(),
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -192,9 +216,21 @@ mod tests {
             ("trailer", "x-sum"),
         ]);
         remove_one_hop(&mut h);
-        let mut left: Vec<_> = h.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
+        let mut left: Vec<_> = h
+            .iter()
+            .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
+            .collect();
         left.sort();
-        assert_eq!(left, ["content-length: 3", "host: a", "te: trailers", "trailer: x-sum", "x-other: 2"]);
+        assert_eq!(
+            left,
+            [
+                "content-length: 3",
+                "host: a",
+                "te: trailers",
+                "trailer: x-sum",
+                "x-other: 2"
+            ]
+        );
     }
 
     #[test]
@@ -217,7 +253,10 @@ mod tests {
     #[test]
     fn loops_are_seen_in_any_line() {
         let me = Pseudonym::new("gw1.acme".into());
-        let mut h = headers(&[("via", "1.0 fred, 1.1 p.example.net (x)"), ("via", "HTTP/2.0 other")]);
+        let mut h = headers(&[
+            ("via", "1.0 fred, 1.1 p.example.net (x)"),
+            ("via", "HTTP/2.0 other"),
+        ]);
         assert!(!me.is_in(&h));
         me.add(&mut h, Version::HTTP_11);
         assert!(me.is_in(&h));
@@ -226,20 +265,38 @@ mod tests {
 
     #[test]
     fn forwarded_names_nodes() {
-        let value = forwarded("10.0.0.1".parse().unwrap(), Forwarded::Hidden, "orders.beta.hawser:80").unwrap();
+        let value = forwarded(
+            "10.0.0.1".parse().unwrap(),
+            Forwarded::Hidden,
+            "orders.beta.hawser:80",
+        )
+        .unwrap();
         assert_eq!(value, "for=_hidden;host=\"orders.beta.hawser:80\";proto=http");
         let value = forwarded("::1".parse().unwrap(), Forwarded::Address, "h").unwrap();
         let mut h = HeaderMap::from_iter([(FORWARDED, value)]);
         let node = |s: &str| s.parse().unwrap();
-        add_forwarded(&mut h, &node("spiffe://acme/gateway/gw1"), &node("spiffe://beta/gateway/gw2"));
-        assert_eq!(h[FORWARDED], "for=\"[::1]\";host=\"h\";proto=http, for=_gw1.acme;by=_gw2.beta");
+        add_forwarded(
+            &mut h,
+            &node("spiffe://acme/gateway/gw1"),
+            &node("spiffe://beta/gateway/gw2"),
+        );
+        assert_eq!(
+            h[FORWARDED],
+            "for=\"[::1]\";host=\"h\";proto=http, for=_gw1.acme;by=_gw2.beta"
+        );
     }
 
     #[test]
     fn request_ids_round_trip() {
         let id = fresh_request_id();
         assert_eq!(parse_request_id(&id.to_string()), Some(id));
-        for bad in ["", "00", "zz345678901234567890123456789012", "+1345678901234567890123456789012", "ä3456789012345678901234567890"] {
+        for bad in [
+            "",
+            "00",
+            "zz345678901234567890123456789012",
+            "+1345678901234567890123456789012",
+            "ä3456789012345678901234567890",
+        ] {
             assert_eq!(parse_request_id(bad), None, "{bad}");
         }
     }

@@ -39,7 +39,9 @@ impl Asker {
 
 /// Whether a request is a gRPC call.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// A body without bytes.
@@ -74,11 +76,15 @@ fn document(fault: &Fault, id: RequestId, head: bool) -> Response<Body> {
         empty()
     } else {
         let text = format!("{problem:#}\n");
-        Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync()
+        Full::new(Bytes::from(text))
+            .map_err(|never| match never {})
+            .boxed_unsync()
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     response
 }
 
@@ -125,7 +131,13 @@ mod tests {
     use hawser_proto::Place;
 
     fn fault() -> Fault {
-        Fault::new(Place::Origin, 503, "origin-unreachable", "the origin refused: ä", "start it")
+        Fault::new(
+            Place::Origin,
+            503,
+            "origin-unreachable",
+            "the origin refused: ä",
+            "start it",
+        )
     }
 
     async fn text(response: Response<Body>) -> String {
@@ -159,7 +171,15 @@ mod tests {
         let r = answer(&fault(), RequestId([0; 16]), Asker::Grpc);
         assert_eq!(r.status(), 200);
         assert_eq!(r.headers()["grpc-status"], "14");
-        assert!(r.headers()["grpc-message"].to_str().unwrap().contains("refused: %C3%A4"));
-        assert!(http_body::Body::is_end_stream(r.body()), "the headers are the trailers");
+        assert!(
+            r.headers()["grpc-message"]
+                .to_str()
+                .unwrap()
+                .contains("refused: %C3%A4")
+        );
+        assert!(
+            http_body::Body::is_end_stream(r.body()),
+            "the headers are the trailers"
+        );
     }
 }

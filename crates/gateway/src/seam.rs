@@ -12,6 +12,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::{net::TcpStream, sync::watch};
 
+pub use hawser_session::EndToEnd;
+
 pub use crate::links::routes::Routes;
 
 /// A streamed body, as both halves pass it on.
@@ -126,7 +128,3 @@ pub trait Exports: Send + Sync + 'static {
     /// What is exported, with its health now.
     fn registrations(&self) -> watch::Receiver<Vec<Registration>>;
 }
-
-/// Stands for the session crate's end-to-end session until that has landed.
-#[derive(Debug)]
-pub struct EndToEnd(());

@@ -63,7 +63,10 @@ pub fn key() -> HeaderValue {
 pub fn accept(key: &HeaderValue) -> HeaderValue {
     let mut text = key.as_bytes().trim_ascii().to_vec();
     text.extend_from_slice(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    value(STANDARD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &text)))
+    value(STANDARD.encode(aws_lc_rs::digest::digest(
+        &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
+        &text,
+    )))
 }
 
 /// Turns headers into those of an HTTP/1.1 opening handshake with this key.
@@ -92,7 +95,10 @@ mod tests {
 
     #[test]
     fn the_example_of_rfc_6455() {
-        assert_eq!(accept(&HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==")), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(
+            accept(&HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==")),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
     }
 
     #[test]
@@ -100,14 +106,24 @@ mod tests {
         let of = |lines: &[(&str, &str)]| {
             let mut r = Request::new(());
             for (n, v) in lines {
-                r.headers_mut().append(n.parse::<http::HeaderName>().unwrap(), v.parse().unwrap());
+                r.headers_mut()
+                    .append(n.parse::<http::HeaderName>().unwrap(), v.parse().unwrap());
             }
             Upgrade::of(&r)
         };
-        assert_eq!(of(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]), Upgrade::WebSocket);
-        assert_eq!(of(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]), Upgrade::None);
+        assert_eq!(
+            of(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]),
+            Upgrade::WebSocket
+        );
+        assert_eq!(
+            of(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]),
+            Upgrade::None
+        );
         assert_eq!(of(&[("upgrade", "websocket")]), Upgrade::None);
-        assert_eq!(of(&[("connection", "upgrade"), ("upgrade", "tcp")]), Upgrade::Other("tcp".into()));
+        assert_eq!(
+            of(&[("connection", "upgrade"), ("upgrade", "tcp")]),
+            Upgrade::Other("tcp".into())
+        );
         assert_eq!(of(&[]), Upgrade::None);
     }
 }

@@ -63,9 +63,18 @@ impl DialError {
     pub(super) fn again(&self) -> Self {
         let copy = |e: &io::Error| io::Error::new(e.kind(), e.to_string());
         match self {
-            DialError::Connect { to, source } => DialError::Connect { to: to.clone(), source: copy(source) },
-            DialError::Timeout { to, wait } => DialError::Timeout { to: to.clone(), wait: *wait },
-            DialError::Tls { to, source } => DialError::Tls { to: to.clone(), source: copy(source) },
+            DialError::Connect { to, source } => DialError::Connect {
+                to: to.clone(),
+                source: copy(source),
+            },
+            DialError::Timeout { to, wait } => DialError::Timeout {
+                to: to.clone(),
+                wait: *wait,
+            },
+            DialError::Tls { to, source } => DialError::Tls {
+                to: to.clone(),
+                source: copy(source),
+            },
         }
     }
 
@@ -127,7 +136,9 @@ pub enum ConnectorError {
         reason: String,
     },
     /// The system has no certificate authorities.
-    #[error("this system has no certificate authorities ({0}): install ca-certificates, or name a file by `ca`")]
+    #[error(
+        "this system has no certificate authorities ({0}): install ca-certificates, or name a file by `ca`"
+    )]
     NoRoots(String),
     /// The host is no name that TLS could check.
     #[error("{0:?} is neither a host name nor an address that a certificate could name")]
@@ -139,7 +150,12 @@ pub enum ConnectorError {
 
 impl Connector {
     /// Connections to `url`, in TLS offering `alpn`.
-    pub fn new(url: &OriginUrl, wait: Duration, ca: Option<&Path>, alpn: &[u8]) -> Result<Self, ConnectorError> {
+    pub fn new(
+        url: &OriginUrl,
+        wait: Duration,
+        ca: Option<&Path>,
+        alpn: &[u8],
+    ) -> Result<Self, ConnectorError> {
         let tls = if url.tls {
             let name = ServerName::try_from(url.host().to_owned())
                 .map_err(|_| ConnectorError::Name(url.host().to_owned()))?;
@@ -147,18 +163,30 @@ impl Connector {
         } else {
             None
         };
-        Ok(Self { url: url.clone(), wait, tls })
+        Ok(Self {
+            url: url.clone(),
+            wait,
+            tls,
+        })
     }
 
     /// One connection, TLS and all, within the time-out. Cancel safe.
     pub async fn connect(&self) -> Result<OriginStream, DialError> {
         let tcp = dial(self.url.host(), self.url.port(), self.wait).await?;
-        let Some((config, name)) = &self.tls else { return Ok(OriginStream::Plain(tcp)) };
+        let Some((config, name)) = &self.tls else {
+            return Ok(OriginStream::Plain(tcp));
+        };
         let to = || self.url.to_string();
-        let tls = timeout(self.wait, TlsConnector::from(config.clone()).connect(name.clone(), tcp))
-            .await
-            .map_err(|_| DialError::Timeout { to: to(), wait: self.wait })?
-            .map_err(|source| DialError::Tls { to: to(), source })?;
+        let tls = timeout(
+            self.wait,
+            TlsConnector::from(config.clone()).connect(name.clone(), tcp),
+        )
+        .await
+        .map_err(|_| DialError::Timeout {
+            to: to(),
+            wait: self.wait,
+        })?
+        .map_err(|source| DialError::Tls { to: to(), source })?;
         Ok(OriginStream::Tls(Box::new(tls)))
     }
 }
@@ -167,9 +195,14 @@ fn tls_config(ca: Option<&Path>, alpn: &[u8]) -> Result<ClientConfig, ConnectorE
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
-            let wrong = |reason: String| ConnectorError::Ca { path: path.display().to_string(), reason };
+            let wrong = |reason: String| ConnectorError::Ca {
+                path: path.display().to_string(),
+                reason,
+            };
             for cert in CertificateDer::pem_file_iter(path).map_err(|e| wrong(e.to_string()))? {
-                roots.add(cert.map_err(|e| wrong(e.to_string()))?).map_err(|e| wrong(e.to_string()))?;
+                roots
+                    .add(cert.map_err(|e| wrong(e.to_string()))?)
+                    .map_err(|e| wrong(e.to_string()))?;
             }
             if roots.is_empty() {
                 return Err(wrong("it holds no certificate".into()));
@@ -179,7 +212,12 @@ fn tls_config(ca: Option<&Path>, alpn: &[u8]) -> Result<ClientConfig, ConnectorE
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
-                let why = found.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                let why = found
+                    .errors
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("; ");
                 return Err(ConnectorError::NoRoots(why));
             }
         }

@@ -11,12 +11,7 @@ use http::{
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::{
-    Context, Export, Kind,
-    origin::OriginError,
-    patience::Progress,
-    upgrade,
-};
+use super::{Context, Export, Kind, origin::OriginError, patience::Progress, upgrade};
 use crate::{
     calls::Side,
     headers::{add_forwarded, remove_one_hop, remove_own},
@@ -32,7 +27,13 @@ pub(super) async fn serve(
     mut request: Request<Incoming>,
     answered: upgrade::Answered,
 ) -> Result<Response<Body>, Fault> {
-    let Kind::Http { origin, response_timeout } = &export.kind else { return Err(not_http(export)) };
+    let Kind::Http {
+        origin,
+        response_timeout,
+    } = &export.kind
+    else {
+        return Err(not_http(export));
+    };
     let wanted = Upgrade::of(&request);
     let method = match &wanted {
         Upgrade::WebSocket => Method::GET,
@@ -40,7 +41,10 @@ pub(super) async fn serve(
         Upgrade::None if request.method() == Method::CONNECT => return Err(no_upgrade("CONNECT")),
         Upgrade::None => request.method().clone(),
     };
-    export.plan.policy.request(&peer.domain, &method, request.uri().path(), request.headers())?;
+    export
+        .plan
+        .policy
+        .request(&peer.domain, &method, request.uri().path(), request.headers())?;
     let near = (wanted == Upgrade::WebSocket).then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     prepare(cx, peer, &mut parts);
@@ -56,7 +60,10 @@ pub(super) async fn serve(
 
 /// What the origin sees of the request's headers.
 fn prepare(cx: &Context, peer: &NodeId, parts: &mut request::Parts) {
-    let host = parts.uri.authority().and_then(|a| HeaderValue::try_from(a.as_str()).ok());
+    let host = parts
+        .uri
+        .authority()
+        .and_then(|a| HeaderValue::try_from(a.as_str()).ok());
     let headers = &mut parts.headers;
     remove_one_hop(headers);
     remove_own(headers);
@@ -65,7 +72,10 @@ fn prepare(cx: &Context, peer: &NodeId, parts: &mut request::Parts) {
     add_forwarded(headers, peer, &cx.own);
     cx.pseudonym.add(headers, Version::HTTP_2);
     // For the many origins that do not read `Forwarded`.
-    headers.insert(HeaderName::from_static("x-forwarded-proto"), HeaderValue::from_static("http"));
+    headers.insert(
+        HeaderName::from_static("x-forwarded-proto"),
+        HeaderValue::from_static("http"),
+    );
     if let Some(host) = host {
         headers.insert(HeaderName::from_static("x-forwarded-host"), host);
     }
@@ -77,7 +87,11 @@ fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }
-    let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let all: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
     if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
         headers.insert(COOKIE, joined);
     }
@@ -132,4 +146,3 @@ fn no_upgrade(protocol: &str) -> Fault {
         "export the service as a TCP service beside this one",
     )
 }
-

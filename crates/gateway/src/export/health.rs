@@ -21,7 +21,12 @@ pub struct Judge {
 impl Judge {
     /// A judge that turns to healthy after `rise` good checks in a row, and back after `fall` bad ones.
     pub fn new(rise: u32, fall: u32) -> Self {
-        Self { rise, fall, healthy: None, against: 0 }
+        Self {
+            rise,
+            fall,
+            healthy: None,
+            against: 0,
+        }
     }
 
     /// Hears one check; the first decides at once. Returns the judgement.
@@ -42,7 +47,11 @@ impl Judge {
 }
 
 /// Checks `export` until it is dropped, and tells `changed` of each judgement that differs from the one before.
-pub(super) async fn watch(export: std::sync::Weak<Export>, plan: HealthPlan, changed: impl Fn(&Export, bool)) {
+pub(super) async fn watch(
+    export: std::sync::Weak<Export>,
+    plan: HealthPlan,
+    changed: impl Fn(&Export, bool),
+) {
     let mut judge = Judge::new(plan.rise, plan.fall);
     let mut ticks = interval(plan.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -69,9 +78,10 @@ pub(super) async fn watch(export: std::sync::Weak<Export>, plan: HealthPlan, cha
 
 async fn check(export: &Arc<Export>, plan: &HealthPlan) -> Result<(), String> {
     match &export.kind {
-        Kind::Tcp { host, port } => {
-            dial(host, *port, plan.timeout).await.map(drop).map_err(|e| e.to_string())
-        }
+        Kind::Tcp { host, port } => dial(host, *port, plan.timeout)
+            .await
+            .map(drop)
+            .map_err(|e| e.to_string()),
         Kind::Http { origin, .. } => {
             let request = Request::get(plan.path.as_str())
                 .header(USER_AGENT, concat!("hawser-health/", env!("CARGO_PKG_VERSION")))
@@ -79,7 +89,11 @@ async fn check(export: &Arc<Export>, plan: &HealthPlan) -> Result<(), String> {
                 .map_err(|e| e.to_string())?;
             let response = origin.check(request).await.map_err(|e| e.to_string())?;
             let status = response.status();
-            if status.is_success() || status.is_redirection() { Ok(()) } else { Err(format!("it answered {status}")) }
+            if status.is_success() || status.is_redirection() {
+                Ok(())
+            } else {
+                Err(format!("it answered {status}"))
+            }
         }
     }
 }
@@ -91,9 +105,17 @@ mod tests {
     #[test]
     fn thresholds_smooth_and_the_first_check_decides() {
         let mut j = Judge::new(2, 3);
-        let heard: Vec<bool> =
-            [true, false, false, true, false, false, false, true, false, true, true].map(|g| j.hear(g)).to_vec();
-        assert_eq!(heard, [true, true, true, true, true, true, false, false, false, false, true]);
+        let heard: Vec<bool> = [
+            true, false, false, true, false, false, false, true, false, true, true,
+        ]
+        .map(|g| j.hear(g))
+        .to_vec();
+        assert_eq!(
+            heard,
+            [
+                true, true, true, true, true, true, false, false, false, false, true
+            ]
+        );
         assert!(!Judge::new(5, 5).hear(false));
     }
 }

@@ -4,8 +4,8 @@ pub mod dial;
 mod forward;
 pub mod health;
 pub mod origin;
-mod patience;
 pub mod path;
+mod patience;
 pub mod policy;
 mod upgrade;
 
@@ -69,8 +69,14 @@ struct Export {
 }
 
 enum Kind {
-    Http { origin: Origin, response_timeout: Duration },
-    Tcp { host: String, port: u16 },
+    Http {
+        origin: Origin,
+        response_timeout: Duration,
+    },
+    Tcp {
+        host: String,
+        port: u16,
+    },
 }
 
 /// Why an export cannot be served.
@@ -89,7 +95,13 @@ impl Exporter {
         let pseudonym = Pseudonym::new(format!("export.{}.{}", own.name, own.domain));
         let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
         let exporter = Self(Arc::new(Inner {
-            cx: Context { own, pseudonym, metrics, tasks, cut },
+            cx: Context {
+                own,
+                pseudonym,
+                metrics,
+                tasks,
+                cut,
+            },
             table: ArcSwap::default(),
             registrations: watch::Sender::new(Vec::new()),
         }));
@@ -133,14 +145,20 @@ impl Exporter {
 
     /// The check ends when the export has gone from the table and its last call has ended.
     fn watch(&self, export: &Arc<Export>) {
-        let Some(plan) = export.plan.health.clone() else { return };
+        let Some(plan) = export.plan.health.clone() else {
+            return;
+        };
         let inner: Weak<Inner> = Arc::downgrade(&self.0);
-        tokio::spawn(health::watch(Arc::downgrade(export), plan, move |export, healthy| {
-            export.healthy.store(healthy, Ordering::Release);
-            if let Some(inner) = inner.upgrade() {
-                inner.register();
-            }
-        }));
+        tokio::spawn(health::watch(
+            Arc::downgrade(export),
+            plan,
+            move |export, healthy| {
+                export.healthy.store(healthy, Ordering::Release);
+                if let Some(inner) = inner.upgrade() {
+                    inner.register();
+                }
+            },
+        ));
     }
 }
 
@@ -161,11 +179,23 @@ impl Inner {
     async fn http(self: Arc<Self>, peer: NodeId, request: Request<Incoming>) -> Response<Body> {
         let headers = request.headers();
         let asker = Asker::of(request.method(), headers);
-        let id = text(headers, REQUEST_ID).and_then(parse_request_id).unwrap_or_else(fresh_request_id);
+        let id = text(headers, REQUEST_ID)
+            .and_then(parse_request_id)
+            .unwrap_or_else(fresh_request_id);
         let service = text(headers, SERVICE).and_then(|s| s.parse::<ServiceName>().ok());
-        let what = format!("{}{}", service.as_ref().map_or("?", ServiceName::as_str), request.uri().path());
-        let mut call =
-            Call::begin(&self.cx.metrics, Side::Export, id, peer.to_string(), request.method().clone(), what);
+        let what = format!(
+            "{}{}",
+            service.as_ref().map_or("?", ServiceName::as_str),
+            request.uri().path()
+        );
+        let mut call = Call::begin(
+            &self.cx.metrics,
+            Side::Export,
+            id,
+            peer.to_string(),
+            request.method().clone(),
+            what,
+        );
         let export = match &service {
             Some(name) => self.export(name).ok_or_else(|| unknown(name)),
             None => Err(unnamed()),
@@ -180,7 +210,9 @@ impl Inner {
         };
         let response = answered.unwrap_or_else(|fault| {
             let mut response = answer(&fault, id, asker);
-            response.headers_mut().insert(FAULT, HeaderValue::from_static("1"));
+            response
+                .headers_mut()
+                .insert(FAULT, HeaderValue::from_static("1"));
             response
         });
         match call.lock().ok().and_then(|mut call| call.take()) {
@@ -189,11 +221,18 @@ impl Inner {
         }
     }
 
-    async fn tcp(self: Arc<Self>, peer: NodeId, service: ServiceName, id: RequestId) -> Result<TcpStream, Fault> {
+    async fn tcp(
+        self: Arc<Self>,
+        peer: NodeId,
+        service: ServiceName,
+        id: RequestId,
+    ) -> Result<TcpStream, Fault> {
         let outcome = async {
             let export = self.export(&service).ok_or_else(|| unknown(&service))?;
             export.plan.policy.domain(&peer.domain)?;
-            let Kind::Tcp { host, port } = &export.kind else { return Err(not_tcp(&service)) };
+            let Kind::Tcp { host, port } = &export.kind else {
+                return Err(not_tcp(&service));
+            };
             dial(host, *port, export.plan.connect_timeout).await.map_err(|e| {
                 tracing::debug!(request = %id, error = %e, "the origin took no connection");
                 e.fault()
@@ -228,15 +267,35 @@ impl Exports for Exporter {
 impl Export {
     fn new(plan: &ExportPlan) -> Result<Self, ExportError> {
         let kind = match &plan.origin {
-            OriginPlan::Http { url, version, host, ca, response_timeout } => {
-                let origin = Origin::new(url, *version, *host, ca.as_deref(), plan.connect_timeout)
-                    .map_err(|source| ExportError { name: plan.name.clone(), source })?;
-                Kind::Http { origin, response_timeout: *response_timeout }
+            OriginPlan::Http {
+                url,
+                version,
+                host,
+                ca,
+                response_timeout,
+            } => {
+                let origin = Origin::new(url, *version, *host, ca.as_deref(), plan.connect_timeout).map_err(
+                    |source| ExportError {
+                        name: plan.name.clone(),
+                        source,
+                    },
+                )?;
+                Kind::Http {
+                    origin,
+                    response_timeout: *response_timeout,
+                }
             }
-            OriginPlan::Tcp { host, port } => Kind::Tcp { host: host.clone(), port: *port },
+            OriginPlan::Tcp { host, port } => Kind::Tcp {
+                host: host.clone(),
+                port: *port,
+            },
         };
         // What is checked is unhealthy until its first check, which runs at once.
-        Ok(Self { plan: plan.clone(), kind, healthy: AtomicBool::new(plan.health.is_none()) })
+        Ok(Self {
+            plan: plan.clone(),
+            kind,
+            healthy: AtomicBool::new(plan.health.is_none()),
+        })
     }
 
     fn registration(&self) -> Registration {

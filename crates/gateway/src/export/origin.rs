@@ -109,13 +109,23 @@ impl Origin {
             .http1_max_buf_size(MAX_HEAD)
             .set_host(false)
             .build(one.clone());
-        Ok(Self { url: url.clone(), version, host, one, two, pool, multiplexed: Mutex::default() })
+        Ok(Self {
+            url: url.clone(),
+            version,
+            host,
+            one,
+            two,
+            pool,
+            multiplexed: Mutex::default(),
+        })
     }
 
     /// Sends a request whose URI is `http://HOST/PATH` with the host that the client used. Headers of one hop are gone
     /// already. An idempotent request without a body is sent again, once, if its connection broke.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, OriginError> {
-        if self.version == OriginVersion::Two || (self.version == OriginVersion::Auto && is_grpc(request.headers())) {
+        if self.version == OriginVersion::Two
+            || (self.version == OriginVersion::Auto && is_grpc(request.headers()))
+        {
             return self.send_two(request).await;
         }
         if authenticates_connection(request.headers()) {
@@ -130,7 +140,9 @@ impl Origin {
             copy
         });
         match (self.pool.request(request).await, again) {
-            (Err(e), Some(again)) if !e.is_connect() => Ok(self.pool.request(again).await.map_err(pool_error)?),
+            (Err(e), Some(again)) if !e.is_connect() => {
+                Ok(self.pool.request(again).await.map_err(pool_error)?)
+            }
             (answer, _) => answer.map_err(pool_error),
         }
     }
@@ -139,7 +151,9 @@ impl Origin {
     pub async fn send_alone(&self, request: Request<Body>) -> Result<Response<Incoming>, OriginError> {
         let mut request = self.for_one(request)?;
         let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-        *request.uri_mut() = target.parse().map_err(|_| OriginError::Broken("an odd path".into()))?;
+        *request.uri_mut() = target
+            .parse()
+            .map_err(|_| OriginError::Broken("an odd path".into()))?;
         let stream = self.one.connect().await?;
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
@@ -158,7 +172,11 @@ impl Origin {
         parts.scheme = Some(Scheme::HTTP);
         parts.authority = Some(self.url.authority.clone());
         *request.uri_mut() = Uri::from_parts(parts).map_err(|e| OriginError::Broken(e.to_string()))?;
-        if self.version == OriginVersion::Two { self.send_two(request).await } else { self.send_alone(request).await }
+        if self.version == OriginVersion::Two {
+            self.send_two(request).await
+        } else {
+            self.send_alone(request).await
+        }
     }
 
     async fn send_two(&self, mut request: Request<Body>) -> Result<Response<Incoming>, OriginError> {
@@ -268,4 +286,3 @@ fn classify(e: &hyper::Error) -> OriginError {
     let io = e.source().and_then(|s| s.downcast_ref::<io::Error>());
     OriginError::Broken(io.map_or_else(|| e.to_string(), |io| io.kind().to_string()))
 }
-

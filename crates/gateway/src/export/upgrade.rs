@@ -7,17 +7,8 @@ use http::{Method, Request, Response, StatusCode, header::SEC_WEBSOCKET_ACCEPT, 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::{
-    Context, forward,
-    origin::Origin,
-};
-use crate::{
-    calls::Call,
-    headers::remove_one_hop,
-    problem::empty,
-    seam::Body,
-    stream, websocket,
-};
+use super::{Context, forward, origin::Origin};
+use crate::{calls::Call, headers::remove_one_hop, problem::empty, seam::Body, stream, websocket};
 
 /// Where the [`Call`] goes that outlives its answer's head: taken by the task that joins the streams.
 pub(super) type Answered = std::sync::Arc<std::sync::Mutex<Option<Call>>>;
@@ -39,7 +30,9 @@ pub(super) async fn serve(
     match response.status() {
         StatusCode::SWITCHING_PROTOCOLS if websocket::agreed(response.headers(), &key) => {}
         StatusCode::SWITCHING_PROTOCOLS => {
-            return Err(not_agreed("it switched protocols without the proof that it speaks WebSocket"));
+            return Err(not_agreed(
+                "it switched protocols without the proof that it speaks WebSocket",
+            ));
         }
         s if s.is_success() => return Err(not_agreed("it answered as if it were an ordinary request")),
         _ => return Ok(forward::pass(cx, response)),
@@ -76,4 +69,3 @@ fn not_agreed(why: &str) -> Fault {
         "does the service speak WebSocket on this path?",
     )
 }
-
