@@ -79,7 +79,7 @@ impl RootAuthority {
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
         prepare_dir(dir)?;
         write_key(&dir.join(file::ROOT_KEY), &self.key)?;
-        write_certificates(&dir.join(file::ROOT_CERTIFICATE), &[self.root.der.clone()])
+        write_certificates(&dir.join(file::ROOT_CERTIFICATE), std::slice::from_ref(&self.root.der))
     }
 
     /// Whose root it is.
@@ -203,8 +203,8 @@ impl Issuer {
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
         prepare_dir(dir)?;
         write_key(&dir.join(file::ISSUER_KEY), self.signer.key())?;
-        write_certificates(&dir.join(file::ISSUER_CERTIFICATE), &[self.der.clone()])?;
-        write_certificates(&dir.join(file::ROOT_CERTIFICATE), &[self.root.der.clone()])
+        write_certificates(&dir.join(file::ISSUER_CERTIFICATE), std::slice::from_ref(&self.der))?;
+        write_certificates(&dir.join(file::ROOT_CERTIFICATE), std::slice::from_ref(&self.root.der))
     }
 
     /// Who it is.
