@@ -9,6 +9,7 @@ pub mod capture;
 pub mod curl;
 pub mod gate;
 pub mod hawser;
+pub mod load;
 pub mod memory;
 pub mod net;
 pub mod origin;

@@ -432,6 +432,10 @@ impl World {
         first.running()?.wait_ready(SETUP)?;
         let token = first.command(&["token", "gateway"], "")?;
         gateway.command(&["join", &format!("gw{}", n + 1)], &token)?;
+        // Whom a gateway trusts is its own to know: each accepts the peers of its domain.
+        let peer = self.gateways[1 - domain].first().context("no gateway")?;
+        let peering = peer.command(&["domain", "peer", "token"], "")?;
+        gateway.command(&["domain", "peer", "accept", "--yes"], &peering)?;
         gateway.start()?;
         self.gateways[domain].push(gateway);
         Ok(())

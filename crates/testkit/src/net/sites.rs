@@ -59,7 +59,7 @@ impl Sites {
         if rustix::process::geteuid().is_root() {
             Self::namespaces(plan)
         } else {
-            Ok(Self::loopback(plan))
+            Ok(Self::on_loopback(plan))
         }
     }
 
@@ -106,7 +106,8 @@ impl Sites {
         })
     }
 
-    fn loopback(plan: &Plan) -> Self {
+    /// Builds it of loopback addresses, for anybody.
+    pub fn on_loopback(plan: &Plan) -> Self {
         let host = |name: &str, net, last| Host::new(name, Ipv4Addr::new(127, 10, net, last), None);
         let domain = |(i, name): (usize, &&str)| {
             let n = number(i);

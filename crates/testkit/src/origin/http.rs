@@ -2,11 +2,13 @@
 //!
 //! | path | answer |
 //! | --- | --- |
+//! | `/` | a greeting that says which host this is |
 //! | `/echo` | what came, as JSON: method, path, version, headers, length and SHA-256 of the body |
 //! | `/mirror` | the body, chunk by chunk as it comes |
 //! | `/upload` | length and SHA-256 of the body, as JSON |
 //! | `/bytes/N` | N bytes of the pattern, with their length; `/chunked/N` without |
 //! | `/status/N` | that status |
+//! | `/say/TEXT/N` | TEXT, over and over, N times |
 //! | `/events/KEY` | server-sent events, one for each text given to [`HttpOrigin::event`] |
 //! | `/hold/KEY` | answers only after [`HttpOrigin::release`] |
 
@@ -57,6 +59,7 @@ pub struct HttpOrigin {
 
 #[derive(Default)]
 struct State {
+    greeting: String,
     feeds: Mutex<HashMap<String, Feed>>,
     holds: Mutex<HashMap<String, Arc<Semaphore>>>,
     served: AtomicU64,
@@ -73,7 +76,11 @@ impl HttpOrigin {
             let _inside = runtime.enter();
             TcpListener::from_std(listener)?
         };
-        let state = Arc::new(State::default());
+        let greeting = format!("hello from {} at {}\n", host.name(), host.address());
+        let state = Arc::new(State {
+            greeting,
+            ..State::default()
+        });
         runtime.spawn(accept(listener, state.clone()));
         Ok(Self {
             runtime: Some(runtime),
@@ -117,6 +124,15 @@ impl HttpOrigin {
     }
 }
 
+impl HttpOrigin {
+    /// Ends it now: its port is closed, and so are its connections.
+    pub fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+        }
+    }
+}
+
 impl Drop for HttpOrigin {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
@@ -157,7 +173,7 @@ async fn answer(request: Request<Incoming>, state: &Arc<State>) -> Response<Body
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
     let (what, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     match what {
-        "" => text(StatusCode::OK, "hello\n"),
+        "" => text(StatusCode::OK, state.greeting.clone()),
         "echo" => echo(request).await,
         "upload" => match consume(request.into_body()).await {
             Some((len, hash)) => json(&serde_json::json!({ "bytes": len, "sha256": hash })),
@@ -170,6 +186,7 @@ async fn answer(request: Request<Incoming>, state: &Arc<State>) -> Response<Body
             let code = rest.parse().ok().and_then(|c| StatusCode::from_u16(c).ok());
             text(code.unwrap_or(StatusCode::BAD_REQUEST), "as asked\n")
         }
+        "say" => say(rest),
         "events" => events(rest, state),
         "hold" => {
             let hold = state.hold(rest);
@@ -249,6 +266,23 @@ fn bytes(len: &str, say_length: bool) -> Response<Body> {
         response.headers_mut().insert(CONTENT_LENGTH, len.into());
     }
     response
+}
+
+fn say(rest: &str) -> Response<Body> {
+    let Some((what, times)) = rest
+        .split_once('/')
+        .and_then(|(w, n)| Some((w.to_owned(), n.parse().ok()?)))
+    else {
+        return text(StatusCode::BAD_REQUEST, "say what, and how often?\n");
+    };
+    let data = stream::unfold(0_u64, move |n| {
+        let chunk = (n < times).then(|| Bytes::from(format!("{what}\n")));
+        async move {
+            tokio::task::yield_now().await;
+            chunk.map(|c| (Ok(Frame::data(c)), n + 1))
+        }
+    });
+    Response::new(StreamBody::new(data).boxed_unsync())
 }
 
 fn events(key: &str, state: &State) -> Response<Body> {

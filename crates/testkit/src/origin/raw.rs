@@ -64,6 +64,15 @@ impl RawOrigin {
     }
 }
 
+impl RawOrigin {
+    /// Ends it now: its port is closed, and so are its connections.
+    pub fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+        }
+    }
+}
+
 impl Drop for RawOrigin {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {

@@ -6,13 +6,14 @@ use std::{
 };
 
 use hawser_testkit::{
-    Host,
+    Host, Process,
     capture::Capture,
     curl::Curl,
     gate,
+    load::Load,
     net::{Plan, Sites},
     origin::{GitServer, HttpOrigin, Postgres, Python, RawOrigin, Squid, raw::Manner, squid},
-    pattern,
+    pattern, wait,
 };
 
 use crate::talk;
@@ -203,4 +204,56 @@ fn readable_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     dir
+}
+
+#[test]
+fn a_load_counts_what_is_lost() {
+    if !gate::networks("load") {
+        return;
+    }
+    let sites = sites(false);
+    let acme = &sites.domains[0];
+    let mut origin = HttpOrigin::start(&acme.app, 8080).unwrap();
+    let load = Load::start(&acme.gateways[0], acme.app.at(8080), "/echo", "x", 2);
+    load.wait_for(50).unwrap();
+    assert!(load.so_far().lost.is_empty(), "{:?}", load.so_far().lost);
+    origin.stop();
+    wait::for_condition(wait::SOON, "calls to be lost", || !load.so_far().lost.is_empty()).unwrap();
+    let tally = load.stop();
+    assert!(tally.good >= 50 && tally.slowest > Duration::ZERO);
+}
+
+#[test]
+fn processes_are_frozen_ended_and_reaped() {
+    let dir = readable_dir();
+    let host = sites_on_loopback();
+    let log = dir.path().join("log");
+    let mut process = Process::start(&host, "sh", &["-c", "echo begun; exec sleep 1000"], &log).unwrap();
+    process.wait_for_log(wait::SOON, "begun").unwrap();
+    assert!(process.peak_memory().unwrap() >= process.memory().unwrap());
+    process.freeze().unwrap();
+    let state = |id: u32| std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    wait::for_condition(wait::SOON, "it to stop", || state(process.id()).contains(") T ")).unwrap();
+    process.thaw().unwrap();
+    assert!(process.is_running());
+    let id = process.id();
+    drop(process);
+    assert!(
+        !std::path::Path::new(&format!("/proc/{id}")).exists(),
+        "it is neither alive nor a zombie"
+    );
+
+    let mut short = Process::start(&host, "sh", &["-c", "echo no; exit 3"], &log).unwrap();
+    let why = format!("{:#}", short.wait_for_log(wait::SOON, "yes").unwrap_err());
+    assert!(why.contains("exit status: 3") && why.contains("no"), "{why}");
+}
+
+/// A host without a namespace of its own, also for root.
+fn sites_on_loopback() -> Host {
+    Sites::on_loopback(&Plan {
+        domains: &["acme"],
+        gateways: 1,
+        proxy_only: false,
+    })
+    .hub
 }

@@ -1,5 +1,16 @@
 //! End-to-end tests: real networks, the real binary, real clients and servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod blind;
+mod bulk;
+mod calls;
+mod endings;
 mod ground;
+mod lives;
+mod refusals;
+mod renewal;
+mod revocation;
+mod secrets;
+mod stacks;
 mod talk;
+mod ways_out;

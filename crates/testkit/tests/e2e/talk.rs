@@ -155,3 +155,19 @@ pub(crate) fn events(origin: &HttpOrigin, key: &str, out: &mut impl Read) {
         assert_eq!(String::from_utf8_lossy(&got), wanted);
     }
 }
+
+/// Whether a connection is ended by the other side without a byte, at once.
+pub(crate) fn is_ended_at_once(at: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&at, SILENCE) else {
+        return true;
+    };
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let _ = stream.write_all(b"hello");
+    match stream.read(&mut [0; 64]) {
+        Ok(n) => n == 0,
+        Err(e) => !matches!(
+            e.kind(),
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+        ),
+    }
+}
