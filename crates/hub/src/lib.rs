@@ -1,1 +1,33 @@
-//! x
+//! The hub: lets gateways of admitted domains find each other, decides by policy who may pair, and moves their bytes without
+//! reading them.
+//!
+//! The decisions are sans-I/O ([`registry`], [`policy`], [`tickets`], [`pairing`], and `switch` over them); the shell around
+//! them accepts connections, serves control connections, pairs data sessions and relays. It holds no key that opens what it
+//! relays. Imports `proto`, `identity`, `store` and `session`.
+
+mod admission;
+mod config;
+mod control;
+mod data;
+mod door;
+mod hub;
+mod join;
+mod ledger;
+mod listen;
+mod lives;
+mod metrics;
+pub mod pairing;
+pub mod policy;
+mod refusal;
+pub mod registry;
+mod shared;
+mod status;
+mod switch;
+pub mod tickets;
+
+pub use config::{Allow, ConfigError, HubConfig, HubPlan, Limits};
+pub use hub::{Hub, HubError};
+pub use ledger::{
+    Admitted, LedgerError, MAX_TOKEN_LIFE, Subject, admitted, forget, make_token, revoke, revoked,
+};
+pub use status::{DomainStatus, GatewayStatus, HubStatus};

@@ -1,0 +1,337 @@
+//! The control connection of one gateway: keeps its registration, answers its requests, and tells it what it may see.
+//!
+//! One task, which alone writes to the gateway; everybody else leaves messages in its bounded queue.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use hawser_proto::{
+    UnixTime, VERSION,
+    control::{DEAD_AFTER, PING_EVERY, Target, ToGateway, ToHub},
+};
+use hawser_session::hop::{ControlReceiver, ControlSender, HopError};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use crate::{
+    lives::Cut,
+    refusal::Refusal,
+    registry::{ConnectionId, Registered, RegistryError, Snapshot},
+    shared::{ControlHandle, ListError, Party, Shared},
+};
+
+/// Messages to a gateway that wait to be written.
+const QUEUE: usize = 1024;
+
+/// Why a control connection ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error(transparent)]
+    Hop(#[from] HopError),
+    #[error("it took none of our messages for {} s", DEAD_AFTER.as_secs())]
+    Stuck,
+    #[error("nothing came from it for {} s", DEAD_AFTER.as_secs())]
+    Silent,
+    #[error("its certificate has ended")]
+    Expired,
+    #[error("cut: {}", .0.as_str())]
+    Cut(Cut),
+    #[error("the hub stops")]
+    Stopped,
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("it sent a revocation list that is none: {0}")]
+    List(ListError),
+}
+
+/// Serves a control connection until it ends.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    party: Arc<Party>,
+    software: Arc<str>,
+    sender: ControlSender<ToGateway>,
+    receiver: ControlReceiver<ToHub>,
+) {
+    let id = party.id.clone();
+    match serve(shared, party, software, sender, receiver).await {
+        End::Registry(error) => tracing::warn!(%id, %error, "refused a gateway"),
+        End::List(error) => {
+            tracing::warn!(%id, %error, "closed a gateway's connection for its revocation list")
+        }
+        end => tracing::info!(%id, reason = %end, "gateway disconnected"),
+    }
+}
+
+async fn serve(
+    shared: Arc<Shared>,
+    party: Arc<Party>,
+    software: Arc<str>,
+    sender: ControlSender<ToGateway>,
+    mut receiver: ControlReceiver<ToHub>,
+) -> End {
+    let parties = [Some(party.clone()), None];
+    let living = shared.lives.enter(parties.clone());
+    if let Some(cut) = shared.judge(&parties) {
+        return End::Cut(cut);
+    }
+    let (queue, mut queued) = mpsc::channel(QUEUE);
+    let handle = ControlHandle {
+        queue,
+        life: living.life().clone(),
+        software,
+        since: UnixTime::now(),
+        not_after: party.proved.not_after,
+    };
+    let connected = match Connected::new(&shared, &party, handle) {
+        Ok(connected) => connected,
+        Err(error) => return error.into(),
+    };
+    let mut control = Control {
+        connected,
+        sender,
+        registered: false,
+        routes: None,
+        number: 0,
+        lists: HashMap::new(),
+        told_draining: false,
+        heard: Instant::now(),
+    };
+    let mut changes = shared.changes();
+    let mut lists = shared.lists.subscribe();
+    let mut tick = interval(PING_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let welcome = ToGateway::Welcome {
+        version: VERSION,
+        software: shared.software.clone(),
+    };
+    if let Err(end) = control.say(&welcome).await {
+        return end;
+    }
+    loop {
+        let done = tokio::select! {
+            () = living.life().token().cancelled() => Err(End::Cut(living.life().why().unwrap_or(Cut::Drained))),
+            () = shared.stop.cancelled() => Err(End::Stopped),
+            message = receiver.recv() => match message {
+                Ok(message) => control.hear(message).await,
+                Err(error) => Err(error.into()),
+            },
+            Some(message) = queued.recv() => control.say(&message).await,
+            _ = changes.changed() => control.tell().await,
+            _ = lists.changed() => control.tell().await,
+            _ = tick.tick() => control.tick().await,
+        };
+        if let Err(end) = done {
+            return end;
+        }
+    }
+}
+
+/// A place in the registry, left when it is dropped.
+struct Connected {
+    shared: Arc<Shared>,
+    party: Arc<Party>,
+    connection: ConnectionId,
+}
+
+impl Connected {
+    fn new(shared: &Arc<Shared>, party: &Arc<Party>, handle: ControlHandle) -> Result<Self, RegistryError> {
+        let software = handle.software.clone();
+        let (connection, old) = shared.change(|s| s.registry.connect(&party.id, handle))?;
+        let replaced = old.is_some();
+        if let Some(old) = old {
+            old.life.cut(Cut::Replaced);
+        }
+        tracing::info!(id = %party.id, %software, replaced, "gateway connected");
+        Ok(Self {
+            shared: shared.clone(),
+            party: party.clone(),
+            connection,
+        })
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.shared
+            .change(|s| s.registry.disconnect(&self.party.id, self.connection));
+    }
+}
+
+struct Control {
+    connected: Connected,
+    sender: ControlSender<ToGateway>,
+    registered: bool,
+    /// What the gateway was told last.
+    routes: Option<Arc<Snapshot>>,
+    number: u64,
+    /// Numbers of the revocation lists that the gateway knows, by key.
+    lists: HashMap<String, u64>,
+    told_draining: bool,
+    heard: Instant,
+}
+
+impl Control {
+    async fn hear(&mut self, message: ToHub) -> Result<(), End> {
+        self.heard = Instant::now();
+        match message {
+            ToHub::Register {
+                services,
+                issuer,
+                draining,
+                joins,
+            } => {
+                self.register(Registered {
+                    services,
+                    issuer,
+                    draining,
+                    joins,
+                })
+                .await
+            }
+            ToHub::Request { id, target } => {
+                let answer = self.request(id, &target);
+                self.say(&answer).await
+            }
+            ToHub::Revocations(bytes) => self.take_list(bytes).await,
+            ToHub::Ping(n) => self.say(&ToGateway::Pong(n)).await,
+            ToHub::Pong(_) => Ok(()),
+        }
+    }
+
+    async fn register(&mut self, what: Registered) -> Result<(), End> {
+        let (shared, id) = (&self.connected.shared, &self.connected.party.id);
+        tracing::debug!(%id, services = what.services.len(), issuer = what.issuer, draining = what.draining, "registration");
+        let connection = self.connected.connection;
+        let conflicts = shared.change(|s| s.registry.register(id, connection, what))?;
+        for service in conflicts {
+            tracing::warn!(%id, %service, "another gateway of the domain registers this service with another protocol: only one of the two is routed to");
+        }
+        self.registered = true;
+        self.tell().await
+    }
+
+    /// Grants a session and tells the other side, or says why not.
+    fn request(&self, id: u64, target: &Target) -> ToGateway {
+        let (shared, asker) = (&self.connected.shared, &self.connected.party.id);
+        let now = Instant::now();
+        let granted = shared.switch().request(now, asker, target);
+        let refused = match granted {
+            Ok(granted) => {
+                let dial = ToGateway::Dial {
+                    ticket: granted.accepting,
+                    peer: Some((**asker).clone()),
+                    join: None,
+                };
+                match (granted.peer_handle.queue.try_send(dial), granted.dialling) {
+                    (Ok(()), Some(ticket)) => {
+                        shared.metrics.granted.inc();
+                        tracing::debug!(from = %asker, to = %granted.peer, pair = %granted.pair, "session granted");
+                        return ToGateway::Granted {
+                            id,
+                            ticket,
+                            peer: (*granted.peer).clone(),
+                        };
+                    }
+                    _ => {
+                        shared.switch().tickets.void(granted.pair);
+                        Refusal::GatewayBusy((*granted.peer).clone())
+                    }
+                }
+            }
+            Err(refusal) => refusal,
+        };
+        shared.metrics.refused(refused.reason());
+        tracing::debug!(from = %asker, reason = refused.reason(), "session refused");
+        ToGateway::Refused {
+            id,
+            fault: refused.fault(),
+        }
+    }
+
+    async fn take_list(&mut self, bytes: Vec<u8>) -> Result<(), End> {
+        let (shared, id) = (&self.connected.shared, &self.connected.party.id);
+        match shared.take_list(id, bytes).await {
+            Ok(()) => Ok(()),
+            // The hub's own trouble is no reason to lose the gateway, which sends its list again when it reconnects.
+            Err(ListError::Ledger(error)) => {
+                tracing::error!(%id, %error, "cannot keep a revocation list");
+                Ok(())
+            }
+            Err(error) => Err(End::List(error)),
+        }
+    }
+
+    /// Tells the gateway whatever it does not know yet.
+    async fn tell(&mut self) -> Result<(), End> {
+        let (routes, draining, lists) = self.news();
+        if let Some(routes) = routes {
+            self.number += 1;
+            let message = ToGateway::Routes {
+                routes: routes.routes.clone(),
+                domains: routes.domains.clone(),
+                number: self.number,
+            };
+            if routes.left_out > 0 {
+                let domain = &self.connected.party.id.domain;
+                tracing::warn!(%domain, left_out = routes.left_out, "a domain may see more services than one message holds: narrow its rules");
+            }
+            self.routes = Some(routes);
+            self.say(&message).await?;
+        }
+        for (key, number, bytes) in lists {
+            self.lists.insert(key, number);
+            self.say(&ToGateway::Revocations(bytes)).await?;
+        }
+        if draining {
+            self.told_draining = true;
+            self.say(&ToGateway::Draining).await?;
+        }
+        Ok(())
+    }
+
+    fn news(&self) -> (Option<Arc<Snapshot>>, bool, Vec<(String, u64, Vec<u8>)>) {
+        let shared = &self.connected.shared;
+        let domain = &self.connected.party.id.domain;
+        let lists = shared.lists.borrow().clone();
+        let mut switch = shared.switch();
+        let switch = &mut *switch;
+        let routes = self
+            .registered
+            .then(|| switch.registry.snapshot(domain, &switch.policy))
+            .filter(|new| {
+                self.routes
+                    .as_ref()
+                    .is_none_or(|old| !Arc::ptr_eq(old, new) && old != new)
+            });
+        let lists = lists
+            .iter()
+            .filter(|l| switch.policy.related(domain, &l.domain))
+            .filter(|l| self.lists.get(&l.key).is_none_or(|known| *known < l.number))
+            .map(|l| (l.key.clone(), l.number, l.bytes.clone()))
+            .collect();
+        (routes, switch.draining && !self.told_draining, lists)
+    }
+
+    async fn tick(&mut self) -> Result<(), End> {
+        if self.connected.party.proved.not_after <= UnixTime::now() {
+            return Err(End::Expired);
+        }
+        let silent = self.heard.elapsed();
+        if silent >= DEAD_AFTER {
+            return Err(End::Silent);
+        }
+        if silent >= PING_EVERY / 2 {
+            self.say(&ToGateway::Ping(silent.as_secs())).await?;
+        }
+        // Lists are told before registration, too.
+        self.tell().await
+    }
+
+    async fn say(&mut self, message: &ToGateway) -> Result<(), End> {
+        match timeout(DEAD_AFTER, self.sender.send(message)).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(End::Stuck),
+        }
+    }
+}

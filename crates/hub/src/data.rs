@@ -1,0 +1,265 @@
+//! One side of a data session shows its ticket, the two sides come together, and their bytes are moved.
+//!
+//! The side that comes first holds a task that waits; the second hands its connection over and is done. What happens in
+//! which order is decided by [`Pair`]. Under the hop TLS only until READY; what is relayed after that is the gateways' own.
+
+use std::{sync::Arc, time::Instant};
+
+use hawser_proto::hop::{TICKET_LIFE, Ticket};
+use hawser_session::{hop::Half, relay::relay};
+use tokio::{
+    net::TcpStream,
+    sync::oneshot,
+    time::{Instant as TokioInstant, sleep_until},
+};
+
+use crate::{
+    door::Place,
+    lives::{Cut, Living},
+    pairing::{Event, Free, Met, Pair, Side, Step, Why},
+    refusal::Refusal,
+    shared::{Party, Shared},
+    tickets::PairId,
+};
+
+/// What the first side leaves for the second: where to hand its connection over.
+pub(crate) type Word = oneshot::Sender<Comer>;
+
+/// One side, with its ticket taken.
+#[derive(Debug)]
+pub(crate) struct Comer {
+    pub(crate) half: Half,
+    /// None for a joiner.
+    pub(crate) party: Option<Arc<Party>>,
+    /// Held by a joiner, which has proved no identity.
+    pub(crate) place: Option<Place>,
+}
+
+/// A gateway shows a ticket.
+pub(crate) async fn show(shared: Arc<Shared>, party: Arc<Party>, ticket: Ticket, half: Half) {
+    let redeemed = shared.switch().redeem(Instant::now(), &ticket, &party.id);
+    let redeemed = match redeemed {
+        Ok(redeemed) => redeemed,
+        Err(refusal) => {
+            tracing::debug!(id = %party.id, reason = refusal.reason(), "ticket refused");
+            return refuse(&shared, half, &refusal).await;
+        }
+    };
+    tracing::debug!(id = %party.id, pair = %redeemed.pair, side = ?redeemed.side, "ticket taken");
+    let comer = Comer {
+        half,
+        party: Some(party),
+        place: None,
+    };
+    come(shared, redeemed.pair, redeemed.side, redeemed.expires, comer).await;
+}
+
+/// A side comes: it waits, or joins the one that waits.
+pub(crate) async fn come(shared: Arc<Shared>, pair: PairId, side: Side, until: Instant, comer: Comer) {
+    let met = shared.switch().meetings.meet(pair, oneshot::channel);
+    match met {
+        Met::First(other) => {
+            let meeting = Meeting {
+                living: shared.lives.enter(parties(side, comer.party.clone(), None)),
+                shared,
+                pair,
+                until,
+            };
+            meeting.run(side, comer, other).await;
+        }
+        Met::Second(word) => {
+            // The first side's task takes what it was promised, whatever becomes of the pair.
+            if let Err(comer) = word.send(comer) {
+                let gone = Refusal::Pairing(Why::Died(side.other()));
+                refuse(&shared, comer.half, &gone).await;
+            }
+        }
+    }
+}
+
+/// The first side's task until both sides are there, or one of them is freed.
+struct Meeting {
+    shared: Arc<Shared>,
+    pair: PairId,
+    until: Instant,
+    living: Living<Party>,
+}
+
+impl Meeting {
+    async fn run(self, side: Side, mut first: Comer, mut other: oneshot::Receiver<Comer>) {
+        let mut state = Pair::default();
+        state.on(Event::Arrived(side));
+        let (event, second) = self.wait(side, &mut first, &mut other).await;
+        let second = match (state.on(event), second) {
+            (Step::Offer, Some(second)) => second,
+            (Step::Free(free), _) => return self.part(free, first, other).await,
+            _ => return,
+        };
+        let (dialling, accepting) = match side {
+            Side::Dialling => (first, second),
+            Side::Accepting => (second, first),
+        };
+        self.offer(state, dialling, accepting).await;
+    }
+
+    /// Until the other side comes, or something else happens.
+    async fn wait(
+        &self,
+        side: Side,
+        first: &mut Comer,
+        other: &mut oneshot::Receiver<Comer>,
+    ) -> (Event, Option<Comer>) {
+        if self
+            .shared
+            .judge(&parties(side, first.party.clone(), None))
+            .is_some()
+        {
+            return (Event::Cut, None);
+        }
+        let until = TokioInstant::from_std(self.until);
+        tokio::select! {
+            biased;
+            () = self.living.life().token().cancelled() => (Event::Cut, None),
+            second = other => match second {
+                Ok(second) => (Event::Arrived(side.other()), Some(second)),
+                // The second side sends what it took the word for; if not, the pair ignores this and the first is let go.
+                Err(_) => (Event::Died(side.other()), None),
+            },
+            () = first.half.closed() => (Event::Died(side), None),
+            () = sleep_until(until) => (Event::Expired, None),
+        }
+    }
+
+    /// The first side is let go before the second came, or while it was coming.
+    async fn part(self, free: Free, first: Comer, other: oneshot::Receiver<Comer>) {
+        let alone = {
+            let mut switch = self.shared.switch();
+            switch.tickets.void(self.pair);
+            switch.meetings.leave(self.pair)
+        };
+        let refusal = Refusal::Pairing(free.why);
+        self.log(&refusal);
+        if free.refuse.is_some() {
+            refuse(&self.shared, first.half, &refusal).await;
+        }
+        if !alone && let Ok(second) = other.await {
+            refuse(&self.shared, second.half, &refusal).await;
+        }
+    }
+
+    /// Both are there: READY, GO, READY, and bytes.
+    async fn offer(self, mut state: Pair, mut dialling: Comer, accepting: Comer) {
+        let both = [dialling.party.clone(), accepting.party.clone()];
+        self.living.belongs_to(both.clone());
+        let deadline = sleep_until(TokioInstant::now() + TICKET_LIFE);
+        let cut = self.living.life().token();
+        let mut raw = None;
+        let event = match self.shared.judge(&both) {
+            Some(why) => {
+                self.living.life().cut(why);
+                Event::Cut
+            }
+            None => tokio::select! {
+                biased;
+                () = cut.cancelled() => Event::Cut,
+                gone = accepting.half.ready_go() => match gone {
+                    Ok(tcp) => { raw = Some(tcp); Event::Went }
+                    Err(_) => Event::Died(Side::Accepting),
+                },
+                () = dialling.half.closed() => Event::Died(Side::Dialling),
+                () = deadline => Event::Expired,
+            },
+        };
+        match (state.on(event), raw) {
+            (Step::Tell, Some(accepting)) => self.tell(state, dialling, accepting).await,
+            (Step::Free(free), _) => {
+                let refusal = Refusal::Pairing(free.why);
+                self.log(&refusal);
+                if free.refuse == Some(Side::Dialling) {
+                    refuse(&self.shared, dialling.half, &refusal).await;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn tell(self, mut state: Pair, dialling: Comer, accepting: TcpStream) {
+        let told = tokio::select! {
+            biased;
+            () = self.living.life().token().cancelled() => Err(Event::Cut),
+            told = dialling.half.ready() => told.map_err(|_| Event::Died(Side::Dialling)),
+        };
+        drop(dialling.place);
+        let (event, tcp) = match told {
+            Ok(tcp) => (Event::Told, Some(tcp)),
+            Err(event) => (event, None),
+        };
+        match (state.on(event), tcp) {
+            // A task of its own, and a small one: an idle session must cost little.
+            (Step::Relay, Some(dialling)) => {
+                let sessions = self.shared.sessions.clone();
+                sessions.spawn(relayed(self.shared, self.pair, dialling, accepting, self.living));
+            }
+            (Step::Free(free), _) => {
+                let refusal = Refusal::Pairing(free.why);
+                tracing::debug!(pair = %self.pair, reason = refusal.reason(), "session came to nothing");
+            }
+            _ => {}
+        }
+    }
+
+    fn log(&self, refusal: &Refusal) {
+        tracing::debug!(pair = %self.pair, reason = refusal.reason(), "session came to nothing");
+    }
+}
+
+/// Moves bytes until the session ends.
+async fn relayed(
+    shared: Arc<Shared>,
+    pair: PairId,
+    dialling: TcpStream,
+    accepting: TcpStream,
+    living: Living<Party>,
+) {
+    let open = Open::new(&shared);
+    let cut = living.life().token().clone();
+    let end = relay(dialling, accepting, &shared.pipes, &shared.metrics.relayed, cut).await;
+    drop(open);
+    let reason = living.life().why().map_or(end.as_str(), Cut::as_str);
+    shared.metrics.relay_ended(reason);
+    tracing::debug!(%pair, reason, "session ended");
+}
+
+/// Counts an open session while it lives.
+struct Open<'a>(&'a Shared);
+
+impl<'a> Open<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.switch().open += 1;
+        shared.metrics.sessions.inc();
+        Self(shared)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.switch().open -= 1;
+        self.0.metrics.sessions.dec();
+    }
+}
+
+/// Tells one side why it is not to be.
+pub(crate) async fn refuse(shared: &Shared, half: Half, refusal: &Refusal) {
+    shared.metrics.refused(refusal.reason());
+    if let Err(error) = half.refuse(refusal.fault()).await {
+        tracing::debug!(%error, "could not tell of a refusal");
+    }
+}
+
+/// The dialling side first.
+fn parties(side: Side, own: Option<Arc<Party>>, other: Option<Arc<Party>>) -> [Option<Arc<Party>>; 2] {
+    match side {
+        Side::Dialling => [own, other],
+        Side::Accepting => [other, own],
+    }
+}

@@ -1,0 +1,127 @@
+//! What the hub counts. Every label set is bounded: results and reasons are words of this crate, never names from outside.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use hawser_session::relay::RelayCounters;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{counter::ConstCounter, counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+type Labels = [(&'static str, &'static str); 1];
+
+/// The hub's metrics; clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Metrics {
+    pub(crate) gateways: Gauge,
+    pub(crate) sessions: Gauge,
+    pub(crate) granted: Counter,
+    handshakes: Family<Labels, Counter>,
+    refused: Family<Labels, Counter>,
+    relays_ended: Family<Labels, Counter>,
+    revocations: Family<Labels, Counter>,
+    turned_away: Family<Labels, Counter>,
+    pub(crate) relayed: Arc<RelayCounters>,
+}
+
+impl Metrics {
+    /// Registers everything under `hub_`.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let m = Self::default();
+        let r = registry.sub_registry_with_prefix("hub");
+        r.register("gateways", "Gateways connected", m.gateways.clone());
+        r.register("sessions", "Data sessions being relayed", m.sessions.clone());
+        r.register("sessions_granted", "Data sessions granted", m.granted.clone());
+        r.register(
+            "sessions_refused",
+            "Data sessions and tickets refused, by reason",
+            m.refused.clone(),
+        );
+        r.register(
+            "handshakes",
+            "Connections accepted, by what they proved to be",
+            m.handshakes.clone(),
+        );
+        r.register("relays_ended", "Relays ended, by reason", m.relays_ended.clone());
+        r.register(
+            "revocations",
+            "Revocations applied, by whom",
+            m.revocations.clone(),
+        );
+        r.register(
+            "unproved_turned_away",
+            "Connections closed because too many had not proved who they are, by bound",
+            m.turned_away.clone(),
+        );
+        r.register_collector(Box::new(Relayed(m.relayed.clone())));
+        m
+    }
+
+    pub(crate) fn handshake(&self, result: &'static str) {
+        self.handshakes.get_or_create(&[("result", result)]).inc();
+    }
+
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    pub(crate) fn relay_ended(&self, reason: &'static str) {
+        self.relays_ended.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    pub(crate) fn revoked(&self, by: &'static str) {
+        self.revocations.get_or_create(&[("by", by)]).inc();
+    }
+
+    pub(crate) fn turned_away(&self, bound: &'static str) {
+        self.turned_away.get_or_create(&[("bound", bound)]).inc();
+    }
+}
+
+/// Shows the relays' own counters.
+#[derive(Debug)]
+struct Relayed(Arc<RelayCounters>);
+
+impl Collector for Relayed {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let mut family = encoder.encode_descriptor(
+            "relayed",
+            "Bytes relayed, by how they moved",
+            Some(&Unit::Bytes),
+            prometheus_client::metrics::MetricType::Counter,
+        )?;
+        for (how, counter) in [("spliced", &self.0.spliced), ("copied", &self.0.copied)] {
+            let labels = [("how", how)];
+            let encoder = family.encode_family(&labels)?;
+            ConstCounter::new(counter.load(Ordering::Relaxed)).encode(encoder)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_exposed_under_their_names() {
+        let mut registry = Registry::default();
+        let m = Metrics::register(&mut registry);
+        m.handshake("control");
+        m.refused("hub-full");
+        m.relayed.spliced.fetch_add(7, Ordering::Relaxed);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "hub_handshakes_total{result=\"control\"} 1",
+            "hub_sessions_refused_total{reason=\"hub-full\"} 1",
+            "hub_relayed_bytes_total{how=\"spliced\"} 7",
+            "hub_relayed_bytes_total{how=\"copied\"} 0",
+            "hub_gateways 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What a running hub says of itself.
+
+use std::net::SocketAddr;
+
+use hawser_proto::{DomainName, NodeId, UnixTime};
+use serde::Serialize;
+
+/// A hub at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct HubStatus {
+    /// Software and version.
+    pub software: String,
+    /// Fingerprint of the hub's key, which tokens pin.
+    pub pin: String,
+    /// How gateways reach it.
+    pub public: String,
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Whether it is shutting down.
+    pub draining: bool,
+    /// The domains admitted, and not barred.
+    pub domains: Vec<DomainStatus>,
+    /// The gateways connected.
+    pub gateways: Vec<GatewayStatus>,
+    /// Data sessions being relayed.
+    pub sessions: usize,
+    /// Data sessions granted and not taken up by both sides.
+    pub granted: usize,
+    /// Connections that have not proved who they are.
+    pub unproved: usize,
+    /// Bytes moved by the kernel alone, since the start.
+    pub bytes_spliced: u64,
+    /// Bytes moved through a buffer, since the start.
+    pub bytes_copied: u64,
+    /// Rules in force, as text.
+    pub allows: Vec<String>,
+}
+
+/// An admitted domain.
+#[derive(Debug, Clone, Serialize)]
+pub struct DomainStatus {
+    /// Its name.
+    pub name: DomainName,
+    /// Fingerprint of its root.
+    pub root: String,
+}
+
+/// A connected gateway.
+#[derive(Debug, Clone, Serialize)]
+pub struct GatewayStatus {
+    /// Who it is.
+    pub id: NodeId,
+    /// Its software, as it says.
+    pub software: String,
+    /// When it connected.
+    pub since: UnixTime,
+    /// When its certificate ends.
+    pub certificate_ends: UnixTime,
+    /// How many services it exports.
+    pub services: usize,
+    /// Whether it issues certificates for its domain.
+    pub issuer: bool,
+    /// Whether it is shutting down.
+    pub draining: bool,
+}
