@@ -4,6 +4,7 @@
 mod blind;
 mod bulk;
 mod calls;
+mod documents;
 mod endings;
 mod ground;
 mod lives;

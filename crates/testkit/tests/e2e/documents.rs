@@ -1,0 +1,55 @@
+//! What the README tells a newcomer to type works as it stands.
+
+use std::{fs, time::Duration};
+
+use hawser_testkit::{
+    Process, gate, hawser,
+    net::{Plan, Sites},
+    origin::python::workspace,
+    proc::tail,
+};
+
+#[test]
+fn the_readme_can_be_typed() {
+    // In a namespace, since its ports are fixed; its processes end with the namespace.
+    if !gate::networks("the README's example") {
+        return;
+    }
+    let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
+    let script = readme
+        .split("```sh\n")
+        .skip(1)
+        .filter_map(|b| b.split("```").next())
+        .find(|b| b.contains("join"));
+    let script = script.expect("the README has an example in ```sh that joins");
+    let sites = Sites::build(&Plan {
+        domains: &["acme"],
+        gateways: 1,
+        proxy_only: false,
+    })
+    .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let programs = hawser::binary().unwrap().parent().unwrap().display().to_string();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+    let mut shell = Process::start_with(
+        &sites.hub,
+        "bash",
+        &["-euo", "pipefail", "-c", script],
+        &log,
+        |c| {
+            c.current_dir(dir.path()).env("PATH", path);
+        },
+    )
+    .unwrap();
+    let end = shell.wait_end(Duration::from_secs(90));
+    let said = shell.log();
+    assert!(
+        end.unwrap_or_else(|e| panic!("{e}\n{}", tail(&said))).success(),
+        "{}",
+        tail(&said)
+    );
+    for wanted in ["two entries", "three orders", "ledger.beta"] {
+        assert!(said.contains(wanted), "{wanted} is not in\n{}", tail(&said));
+    }
+}
