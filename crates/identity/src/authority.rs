@@ -79,7 +79,10 @@ impl RootAuthority {
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
         prepare_dir(dir)?;
         write_key(&dir.join(file::ROOT_KEY), &self.key)?;
-        write_certificates(&dir.join(file::ROOT_CERTIFICATE), std::slice::from_ref(&self.root.der))
+        write_certificates(
+            &dir.join(file::ROOT_CERTIFICATE),
+            std::slice::from_ref(&self.root.der),
+        )
     }
 
     /// Whose root it is.
@@ -203,8 +206,14 @@ impl Issuer {
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
         prepare_dir(dir)?;
         write_key(&dir.join(file::ISSUER_KEY), self.signer.key())?;
-        write_certificates(&dir.join(file::ISSUER_CERTIFICATE), std::slice::from_ref(&self.der))?;
-        write_certificates(&dir.join(file::ROOT_CERTIFICATE), std::slice::from_ref(&self.root.der))
+        write_certificates(
+            &dir.join(file::ISSUER_CERTIFICATE),
+            std::slice::from_ref(&self.der),
+        )?;
+        write_certificates(
+            &dir.join(file::ROOT_CERTIFICATE),
+            std::slice::from_ref(&self.root.der),
+        )
     }
 
     /// Who it is.
@@ -412,3 +421,6 @@ fn requested_key(request: &[u8]) -> Result<SubjectPublicKeyInfo, IdentityError> 
     .map_err(|_| refuse("its signature is not by the key it holds"))?;
     Ok(key)
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,13 +105,27 @@ pub(crate) fn write_key(path: &Path, key: &KeyPair) -> Result<(), IdentityError>
     write(path, Zeroizing::new(key.serialize_pem()).as_bytes())
 }
 
-/// Writes a file of mode 0600 as a whole: a reader, or a crash, sees the old or the new one.
-pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
-    replace(path, content).map_err(|e| failed(path, &e))
+/// Writes a key where there is none; false, and nothing written, if somebody else was first.
+pub(crate) fn write_new_key(path: &Path, key: &KeyPair) -> Result<bool, IdentityError> {
+    let text = Zeroizing::new(key.serialize_pem());
+    match place(path, text.as_bytes(), |from, to| fs::hard_link(from, to)) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(failed(path, &e)),
+    }
 }
 
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+/// Writes a file of mode 0600 as a whole: a reader, or a crash, sees the old or the new one.
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
+    place(path, content, |from, to| fs::rename(from, to)).map_err(|e| failed(path, &e))
+}
+
+/// Writes and syncs a temporary file beside `path`, puts it in place, and syncs the directory.
+fn place(path: &Path, content: &[u8], put: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+    let dir = match path.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no random numbers"))?;
@@ -124,12 +138,11 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
             .open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)?;
+        put(&temporary, path)?;
         fs::File::open(dir)?.sync_all()
     })();
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
+    // Renamed, it is gone; linked, or left by a failure, it is not.
+    let _ = fs::remove_file(&temporary);
     result
 }
 
@@ -174,3 +187,6 @@ fn pem(label: &str, der: &[u8]) -> String {
     out.push_str(&format!("-----END {label}-----\n"));
     out
 }
+
+#[cfg(test)]
+mod tests;

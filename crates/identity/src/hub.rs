@@ -11,7 +11,7 @@ use crate::{
     authority::{make, new_key, params, same_key},
     certificate::Certificate,
     file,
-    files::{prepare_dir, read_certificate, read_key, write_certificates, write_key},
+    files::{prepare_dir, read_certificate, read_key, write_certificates, write_new_key},
     node::certified,
 };
 
@@ -38,8 +38,11 @@ impl HubIdentity {
                     });
                 }
                 let key = new_key("hub")?;
-                write_key(&key_path, &key)?;
-                key
+                if write_new_key(&key_path, &key)? {
+                    key
+                } else {
+                    read_key(&key_path, "hub", "the hub's key")?
+                }
             }
             other => other?,
         };
@@ -87,3 +90,6 @@ fn self_signed(key: &KeyPair) -> Result<CertificateDer<'static>, IdentityError> 
     let certificate = params.self_signed(key).map_err(|e| make("hub certificate", &e))?;
     Ok(certificate.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,8 @@ mod fingerprint;
 mod hub;
 mod node;
 pub mod revocation;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod token;
 mod trust;

@@ -188,3 +188,6 @@ pub(crate) fn certified(
     })?;
     Ok(CertifiedKey::new(chain, key))
 }
+
+#[cfg(test)]
+mod tests;

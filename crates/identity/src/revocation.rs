@@ -214,3 +214,6 @@ fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, IdentityError> {
     }
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@ use rustls::{
     version::TLS13,
 };
 
+use crate::error::Utc;
 use crate::{Fingerprint, HubIdentity, IdentityError, Proved, SharedCredentials, SharedTrust, Trust};
 use verify::{AnyGateway, Gateway, IssuerByRoot, Pinned};
 
@@ -115,6 +116,50 @@ pub fn check_protocol(connection: &CommonState, expected: &[u8]) -> Result<(), I
     })
 }
 
+/// What went wrong in a handshake, for people. Errors of [`tokio_rustls`](https://docs.rs/tokio-rustls) come as I/O errors.
+pub fn explain(error: &std::io::Error) -> String {
+    match error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    {
+        Some(inner) => explain_tls(inner),
+        None => error.to_string(),
+    }
+}
+
+/// As [`explain`], for rustls' own error.
+pub fn explain_tls(error: &rustls::Error) -> String {
+    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error};
+    match error {
+        Error::InvalidCertificate(Bad::Other(other)) => other.to_string(),
+        Error::InvalidCertificate(Bad::Revoked) => "the certificate of the other side was revoked".into(),
+        Error::InvalidCertificate(Bad::ExpiredContext { time, not_after }) => format!(
+            "the certificate of the other side ended at {}, and it is {} here (UTC): it must renew, or the clocks be set right",
+            Utc(UnixTime(not_after.as_secs())),
+            Utc(UnixTime(time.as_secs()))
+        ),
+        Error::InvalidCertificate(Bad::NotValidYetContext { time, not_before }) => format!(
+            "the certificate of the other side begins at {}, and it is {} here (UTC): set the clocks right",
+            Utc(UnixTime(not_before.as_secs())),
+            Utc(UnixTime(time.as_secs()))
+        ),
+        Error::NoCertificatesPresented => IdentityError::NoCertificate.to_string(),
+        Error::AlertReceived(Alert::CertificateRevoked) => {
+            "the other side says that our certificate was revoked: join again under a new name".into()
+        }
+        Error::AlertReceived(Alert::CertificateExpired) => {
+            "the other side says that our certificate is not in force now: renew it, or set the clocks right".into()
+        }
+        Error::AlertReceived(Alert::CertificateUnknown) => {
+            "the other side does not accept our certificate: is our domain admitted, or peered, there?".into()
+        }
+        Error::AlertReceived(Alert::NoApplicationProtocol) => {
+            "the other side does not speak this protocol: it is no Hawser, of another version, or another of its roles".into()
+        }
+        other => other.to_string(),
+    }
+}
+
 /// What to give rustls as the name of any server: it is neither sent nor compared.
 pub fn server_name() -> ServerName<'static> {
     ServerName::IpAddress(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED).into())
@@ -157,7 +202,7 @@ fn server(
         }
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(OwnFor { own, alpn }));
+    let mut config = builder.with_cert_resolver(Arc::new(own));
     config.alpn_protocols = vec![alpn.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -177,10 +222,7 @@ fn client(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(server));
     let mut config = match own {
-        Some(own) => builder.with_client_cert_resolver(Arc::new(OwnFor {
-            own: Own::Node(own),
-            alpn,
-        })),
+        Some(own) => builder.with_client_cert_resolver(Arc::new(Own::Node(own))),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![alpn.to_vec()];
@@ -204,33 +246,23 @@ enum Own {
     Node(SharedCredentials),
 }
 
-/// A party's own certificate, shown only where this protocol is spoken.
-#[derive(Debug)]
-struct OwnFor {
-    own: Own,
-    alpn: &'static [u8],
-}
-
-impl OwnFor {
+impl Own {
     fn certified(&self) -> Arc<CertifiedKey> {
-        match &self.own {
+        match self {
             Own::Hub(hub) => hub.certified(),
             Own::Node(credentials) => credentials.load().certified(),
         }
     }
 }
 
-impl ResolvesServerCert for OwnFor {
+impl ResolvesServerCert for Own {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // rustls refuses a client that offers other protocols only; one that offers none is refused here.
-        hello
-            .alpn()?
-            .any(|offered| offered == self.alpn)
-            .then(|| self.certified())
+        hello.alpn().map(|_| self.certified())
     }
 }
 
-impl ResolvesClientCert for OwnFor {
+impl ResolvesClientCert for Own {
     fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         Some(self.certified())
     }
@@ -239,3 +271,6 @@ impl ResolvesClientCert for OwnFor {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

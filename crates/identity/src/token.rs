@@ -334,3 +334,6 @@ fn checksum(kind: Kind, payload: &[u8]) -> [u8; CHECKSUM] {
     let sum = sha256(&whole);
     [sum[0], sum[1], sum[2], sum[3]]
 }
+
+#[cfg(test)]
+mod tests;

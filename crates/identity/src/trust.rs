@@ -162,7 +162,9 @@ impl Trust {
         self.roots
             .get(&proved.id.domain)
             .is_some_and(|root| root.fingerprint == proved.root)
-            && ![&proved.id, &proved.issuer].into_iter().any(|id| self.is_revoked(id))
+            && ![&proved.id, &proved.issuer]
+                .into_iter()
+                .any(|id| self.is_revoked(id))
     }
 
     /// Takes in a signed list. Per signer the number must rise; what counts is the union over all signers. Nobody comes off
@@ -365,3 +367,6 @@ impl ExtendedKeyUsageValidator for ClientAndServer {
 const CLIENT: KeyPurposeId<'static> = KeyPurposeId::new(&[0x2b, 6, 1, 5, 5, 7, 3, 2]);
 /// id-kp-serverAuth, 1.3.6.1.5.5.7.3.1.
 const SERVER: KeyPurposeId<'static> = KeyPurposeId::new(&[0x2b, 6, 1, 5, 5, 7, 3, 1]);
+
+#[cfg(test)]
+mod tests;
