@@ -349,3 +349,6 @@ fn engine(error: rusqlite::Error) -> StoreError {
         _ => StoreError::Engine(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;
