@@ -6,7 +6,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use hawser_identity::{Fingerprint, IdentityError, SharedCredentials, SharedTrust, tls};
+use hawser_identity::{Fingerprint, IdentityError, Proved, SharedCredentials, SharedTrust, tls};
 use hawser_proto::{ALPN_END_TO_END, DomainName, NodeId, UnixTime};
 use minicbor::{Decode, Encode};
 use rustls::{ClientConfig, NamedGroup, ServerConfig};
@@ -74,6 +74,8 @@ pub struct EndToEnd {
     pub peer: NodeId,
     /// When its certificate ends.
     pub peer_not_after: UnixTime,
+    /// All that its certificates have proved, to be asked of a later trust whether it stands.
+    pub proved: Proved,
     /// The negotiated key exchange.
     pub group: Option<NamedGroup>,
     stream: Stream,
@@ -160,8 +162,9 @@ impl EndToEnd {
         let proved = tls::proved(&trust.load(), tls.peer_certificates()).map_err(identity(peer))?;
         let group = tls.negotiated_key_exchange_group().map(|g| g.name());
         Ok(Self {
-            peer: proved.id,
+            peer: proved.id.clone(),
             peer_not_after: proved.not_after,
+            proved,
             group,
             stream,
         })
