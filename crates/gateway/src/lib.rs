@@ -5,13 +5,18 @@
 //! `links` hands them to [`seam::Exports`], which `export` implements. `front` and `export` know nothing of sessions, and
 //! `links` knows nothing of proxies and origins.
 
+pub mod admin;
 pub mod calls;
+pub mod carriers;
 pub mod config;
 pub mod export;
 pub mod front;
 pub mod headers;
 pub mod links;
 pub mod problem;
+pub mod runtime;
 pub mod seam;
 pub mod stream;
 pub mod websocket;
+
+pub use runtime::{Gateway, GatewayError, GatewayStatus};

@@ -1,3 +1,30 @@
 //! The tunnel's side of a gateway: control connections to hubs, sessions with other gateways, renewal, joining, revocation.
+//!
+//! Outward, a call goes [`tunnel`] (which peer) -> [`peer`] (which session: [`http_pool`], [`warm`]) -> [`sessions`] (make one)
+//! -> [`hub`] (ask for it). Inward, a hub's invitation goes [`hub`] -> [`accept`] -> [`crate::seam::Exports`]. [`trust`] decides
+//! who may take part, and [`live`] cuts those who no longer may. Decisions are made in files without I/O: [`routes`],
+//! [`exchange`], [`book`], [`warm`], [`backoff`].
 
+mod accept;
+pub(crate) mod assembly;
+mod backoff;
+mod book;
+mod chance;
+mod exchange;
+mod faults;
+mod http_pool;
+mod hub;
+mod hubs;
+mod internal;
+mod issuing;
+mod live;
+mod metrics;
+mod peer;
+pub(crate) mod records;
+mod renewal;
 pub mod routes;
+mod sessions;
+pub mod status;
+mod trust;
+mod tunnel;
+mod warm;

@@ -1,0 +1,203 @@
+//! A running gateway: configuration in, front, exports and tunnel started, changed and ended together.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use hawser_identity::{Credentials, IdentityError};
+use hawser_store::{Store, StoreError};
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tracing::{info, warn};
+
+use crate::{
+    calls::CallMetrics,
+    carriers::{CarrierError, ways},
+    config::{ConfigError, GatewayConfig, GatewayPlan},
+    export::{ExportError, Exporter},
+    links::{
+        assembly::{Assembly, LinksError, Settings},
+        routes::ServiceView,
+        status::LinksStatus,
+    },
+    seam::Links,
+};
+
+/// A gateway that runs until it is dropped. To end it well, [`Gateway::drain`] it first.
+pub struct Gateway {
+    plan: Mutex<GatewayPlan>,
+    exporter: Exporter,
+    tunnel: Assembly,
+}
+
+/// Why a gateway did not start, or did not take a new configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A way out.
+    #[error(transparent)]
+    Carrier(#[from] CarrierError),
+    /// Keys and certificates.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An export.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// The tunnel.
+    #[error(transparent)]
+    Links(#[from] LinksError),
+    /// A key that only a start can change.
+    #[error("gateway.{0} cannot be changed while the gateway runs: restart it")]
+    NeedsRestart(&'static str),
+}
+
+/// State of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GatewayStatus {
+    /// The tunnel.
+    #[serde(flatten)]
+    pub links: LinksStatus,
+    /// Services that some hub shows to this gateway.
+    pub services: usize,
+    /// Services that it exports: name and whether it is healthy.
+    pub exports: Vec<ExportStatus>,
+}
+
+/// An exported service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExportStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether its health check passes.
+    pub healthy: bool,
+}
+
+impl Gateway {
+    /// Starts a gateway from its configuration. `software` is told to hubs. Must be called within a Tokio runtime.
+    pub async fn start(
+        config: &GatewayConfig,
+        software: &str,
+        registry: &mut Registry,
+    ) -> Result<Self, GatewayError> {
+        Self::start_plan(config.check()?, software, registry).await
+    }
+
+    /// Starts a gateway from a checked configuration.
+    pub async fn start_plan(
+        plan: GatewayPlan,
+        software: &str,
+        registry: &mut Registry,
+    ) -> Result<Self, GatewayError> {
+        let own = Credentials::load(&plan.state)?;
+        let store = Store::open(&plan.state)?;
+        let id = own.id().clone();
+        info!(gateway = %id, "starting");
+        plan.warnings().iter().for_each(|warning| warn!("{warning}"));
+        let metrics = CallMetrics::register(registry);
+        let exporter = Exporter::start(id, &plan.exports, metrics)?;
+        let settings = Settings {
+            dir: plan.state.clone(),
+            store,
+            own: own.shared(),
+            ways: ways(&plan.carriers)?,
+            software: software.into(),
+            certificate_life: plan.certificate_life,
+        };
+        let tunnel = Assembly::start(settings, Arc::new(exporter.clone()), registry).await?;
+        Ok(Self {
+            plan: Mutex::new(plan),
+            exporter,
+            tunnel,
+        })
+    }
+
+    /// Takes a new configuration without dropping a call. On an error nothing changes.
+    pub async fn reload(&self, config: &GatewayConfig) -> Result<(), GatewayError> {
+        self.reload_plan(config.check()?).await
+    }
+
+    /// Takes a new checked configuration.
+    pub async fn reload_plan(&self, plan: GatewayPlan) -> Result<(), GatewayError> {
+        let before = self.plan().clone();
+        if plan.state != before.state {
+            return Err(GatewayError::NeedsRestart("state"));
+        }
+        // Everything that can fail comes before anything that changes.
+        let other_ways = match plan.carriers != before.carriers {
+            true => Some(ways(&plan.carriers)?),
+            false => None,
+        };
+        self.exporter.reload(&plan.exports)?;
+        self.tunnel.reload(other_ways, plan.certificate_life).await?;
+        plan.warnings().iter().for_each(|warning| warn!("{warning}"));
+        *self.plan() = plan;
+        info!("took the new configuration");
+        Ok(())
+    }
+
+    /// Ends well: no new connections of clients, other gateways are asked to go elsewhere, and what is under way ends, at
+    /// the latest after `within`. What is left then is cut.
+    pub async fn drain(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        info!(?within, "draining");
+        self.tunnel.begin_drain().await;
+        if !self.tunnel.quiet(deadline).await {
+            warn!("some calls were still under way at the end of the draining time; they are cut");
+        }
+        self.exporter
+            .drain(deadline.saturating_duration_since(Instant::now()))
+            .await;
+        self.tunnel.stop();
+        info!("drained");
+    }
+
+    /// For people's eyes.
+    pub fn status(&self) -> GatewayStatus {
+        use crate::seam::Exports;
+        let exports = self.exporter.registrations();
+        let exports = exports
+            .borrow()
+            .iter()
+            .map(|r| ExportStatus {
+                name: r.name.to_string(),
+                healthy: r.healthy,
+            })
+            .collect();
+        GatewayStatus {
+            links: self.tunnel.status(),
+            services: self.services().len(),
+            exports,
+        }
+    }
+
+    /// The services that can be called from here.
+    pub fn services(&self) -> Vec<ServiceView> {
+        self.links().routes().view()
+    }
+
+    /// Whether calls can be expected to work: some hub is connected, or none has been joined yet.
+    pub fn is_ready(&self) -> bool {
+        self.tunnel.is_ready()
+    }
+
+    /// The tunnel, for those who call services from within this process.
+    pub fn links(&self) -> Links {
+        self.tunnel.links()
+    }
+
+    fn plan(&self) -> std::sync::MutexGuard<'_, GatewayPlan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gateway")
+    }
+}
