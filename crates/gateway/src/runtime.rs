@@ -16,6 +16,7 @@ use crate::{
     carriers::{CarrierError, ways},
     config::{ConfigError, GatewayConfig, GatewayPlan},
     export::{ExportError, Exporter},
+    front::{Front, FrontError},
     links::{
         assembly::{Assembly, LinksError, Settings},
         routes::ServiceView,
@@ -28,6 +29,7 @@ use crate::{
 pub struct Gateway {
     plan: Mutex<GatewayPlan>,
     exporter: Exporter,
+    front: Front,
     tunnel: Assembly,
 }
 
@@ -49,6 +51,9 @@ pub enum GatewayError {
     /// An export.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// A listener for clients.
+    #[error(transparent)]
+    Front(#[from] FrontError),
     /// The tunnel.
     #[error(transparent)]
     Links(#[from] LinksError),
@@ -100,7 +105,7 @@ impl Gateway {
         info!(gateway = %id, "starting");
         plan.warnings().iter().for_each(|warning| warn!("{warning}"));
         let metrics = CallMetrics::register(registry);
-        let exporter = Exporter::start(id, &plan.exports, metrics)?;
+        let exporter = Exporter::start(id.clone(), &plan.exports, metrics.clone())?;
         let settings = Settings {
             dir: plan.state.clone(),
             store,
@@ -110,9 +115,11 @@ impl Gateway {
             certificate_life: plan.certificate_life,
         };
         let tunnel = Assembly::start(settings, Arc::new(exporter.clone()), registry).await?;
+        let front = Front::start(&id, &plan.front, tunnel.links(), metrics)?;
         Ok(Self {
             plan: Mutex::new(plan),
             exporter,
+            front,
             tunnel,
         })
     }
@@ -134,6 +141,10 @@ impl Gateway {
             false => None,
         };
         self.exporter.reload(&plan.exports)?;
+        if let Err(error) = self.front.reload(&plan.front) {
+            self.exporter.reload(&before.exports)?;
+            return Err(error.into());
+        }
         self.tunnel.reload(other_ways, plan.certificate_life).await?;
         plan.warnings().iter().for_each(|warning| warn!("{warning}"));
         *self.plan() = plan;
@@ -146,13 +157,12 @@ impl Gateway {
     pub async fn drain(&self, within: Duration) {
         let deadline = Instant::now() + within;
         info!(?within, "draining");
-        self.tunnel.begin_drain().await;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        tokio::join!(self.front.drain(left()), self.tunnel.begin_drain());
         if !self.tunnel.quiet(deadline).await {
             warn!("some calls were still under way at the end of the draining time; they are cut");
         }
-        self.exporter
-            .drain(deadline.saturating_duration_since(Instant::now()))
-            .await;
+        self.exporter.drain(left()).await;
         self.tunnel.stop();
         info!("drained");
     }
@@ -184,6 +194,11 @@ impl Gateway {
     /// Whether calls can be expected to work: some hub is connected, or none has been joined yet.
     pub fn is_ready(&self) -> bool {
         self.tunnel.is_ready()
+    }
+
+    /// The listeners for clients.
+    pub fn front(&self) -> &Front {
+        &self.front
     }
 
     /// The tunnel, for those who call services from within this process.

@@ -167,7 +167,7 @@ impl Acceptor {
                 return Err(AcceptError::Nameless);
             }
             let enrolment = enrol_accept(carrier, self.own.clone()).await?;
-            return Ok(Accepted::Joiner(enrolment));
+            return Ok(Accepted::Joiner(Box::new(enrolment)));
         };
         let session = accept(carrier, self.own.clone(), self.trust.clone()).await?;
         if session.peer != announced {
@@ -268,7 +268,7 @@ impl Acceptor {
         Ok(())
     }
 
-    async fn enrol(&self, mut enrolment: Enrolment) -> Result<(), AcceptError> {
+    async fn enrol(&self, mut enrolment: Box<Enrolment>) -> Result<(), AcceptError> {
         self.count("join");
         let open = within(enrolment.read_frame(MAX_FRAME_UNPROVED)).await??;
         let answer = match &open {
@@ -318,7 +318,7 @@ impl Acceptor {
 
 enum Accepted {
     Gateway(Box<EndToEnd>, Instant),
-    Joiner(Enrolment),
+    Joiner(Box<Enrolment>),
 }
 
 async fn within<T>(work: impl Future<Output = T>) -> Result<T, AcceptError> {

@@ -23,12 +23,15 @@ use super::{
 /// Most hubs at one time.
 const MAX_HUBS: usize = 16;
 
+/// Hubs by `host:port`, with their pins.
+type Known = BTreeMap<Arc<str>, (Fingerprint, Arc<Hub>)>;
+
 /// The hubs, and what they show.
 pub(crate) struct Hubs {
     bucket: Bucket<HubRecord>,
     ways: ArcSwap<Ways>,
     own: SharedCredentials,
-    hubs: ArcSwap<BTreeMap<Arc<str>, (Fingerprint, Arc<Hub>)>>,
+    hubs: ArcSwap<Known>,
     views: Mutex<BTreeMap<Arc<str>, HubView>>,
     routes: watch::Sender<Arc<Routes>>,
     chance: Chance,
