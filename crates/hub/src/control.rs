@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use crate::{
+    ledger::KnownList,
     lives::Cut,
     refusal::Refusal,
     registry::{ConnectionId, Registered, RegistryError, Snapshot},
@@ -171,6 +172,13 @@ struct Control {
     heard: Instant,
 }
 
+/// What a gateway has not been told yet.
+struct News {
+    routes: Option<Arc<Snapshot>>,
+    lists: Vec<KnownList>,
+    draining: bool,
+}
+
 impl Control {
     async fn hear(&mut self, message: ToHub) -> Result<(), End> {
         self.heard = Instant::now();
@@ -264,8 +272,8 @@ impl Control {
 
     /// Tells the gateway whatever it does not know yet.
     async fn tell(&mut self) -> Result<(), End> {
-        let (routes, draining, lists) = self.news();
-        if let Some(routes) = routes {
+        let news = self.news();
+        if let Some(routes) = news.routes {
             self.number += 1;
             let message = ToGateway::Routes {
                 routes: routes.routes.clone(),
@@ -279,18 +287,18 @@ impl Control {
             self.routes = Some(routes);
             self.say(&message).await?;
         }
-        for (key, number, bytes) in lists {
-            self.lists.insert(key, number);
-            self.say(&ToGateway::Revocations(bytes)).await?;
+        for list in news.lists {
+            self.lists.insert(list.key, list.number);
+            self.say(&ToGateway::Revocations(list.bytes)).await?;
         }
-        if draining {
+        if news.draining {
             self.told_draining = true;
             self.say(&ToGateway::Draining).await?;
         }
         Ok(())
     }
 
-    fn news(&self) -> (Option<Arc<Snapshot>>, bool, Vec<(String, u64, Vec<u8>)>) {
+    fn news(&self) -> News {
         let shared = &self.connected.shared;
         let domain = &self.connected.party.id.domain;
         let lists = shared.lists.borrow().clone();
@@ -308,9 +316,13 @@ impl Control {
             .iter()
             .filter(|l| switch.policy.related(domain, &l.domain))
             .filter(|l| self.lists.get(&l.key).is_none_or(|known| *known < l.number))
-            .map(|l| (l.key.clone(), l.number, l.bytes.clone()))
+            .cloned()
             .collect();
-        (routes, switch.draining && !self.told_draining, lists)
+        News {
+            routes,
+            lists,
+            draining: switch.draining && !self.told_draining,
+        }
     }
 
     async fn tick(&mut self) -> Result<(), End> {

@@ -124,7 +124,7 @@ struct Session {
 impl Session {
     /// Whether a ticket of it can still be taken up.
     fn outstanding(&self) -> bool {
-        !self.void && !(self.dialling_used && self.accepting_used)
+        !self.void && (!self.dialling_used || !self.accepting_used)
     }
 }
 
