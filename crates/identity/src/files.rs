@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
@@ -37,7 +37,7 @@ pub fn read_certificates(
     path: &Path,
     expected: &'static str,
 ) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let text = read(path, expected)?;
+    let (text, _) = read(path, expected)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match certificates {
         Ok(list) if !list.is_empty() => Ok(list),
@@ -81,8 +81,7 @@ pub(crate) fn read_key(
     which: &'static str,
     expected: &'static str,
 ) -> Result<KeyPair, IdentityError> {
-    let text = read(path, expected)?;
-    let mode = fs::metadata(path).map_err(|e| failed(path, &e))?.mode() & 0o7777;
+    let (text, mode) = read(path, expected)?;
     if mode & 0o077 != 0 {
         return Err(IdentityError::OpenToOthers {
             path: path.into(),
@@ -146,24 +145,28 @@ fn place(path: &Path, content: &[u8], put: impl FnOnce(&Path, &Path) -> io::Resu
     result
 }
 
-fn read(path: &Path, expected: &'static str) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
-    let size = match fs::metadata(path) {
-        Ok(metadata) => metadata.len(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(IdentityError::Missing {
-                path: path.into(),
-                expected,
-            });
-        }
-        Err(e) => return Err(failed(path, &e)),
-    };
-    if size > MAX_FILE {
+/// A file's content, and its permission bits at the same moment.
+fn read(path: &Path, expected: &'static str) -> Result<(Zeroizing<Vec<u8>>, u32), IdentityError> {
+    let file = fs::File::open(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => IdentityError::Missing {
+            path: path.into(),
+            expected,
+        },
+        _ => failed(path, &e),
+    })?;
+    let metadata = file.metadata().map_err(|e| failed(path, &e))?;
+    if metadata.len() > MAX_FILE {
         return Err(IdentityError::File {
             path: path.into(),
-            detail: format!("{size} bytes are too many: expected {expected}"),
+            detail: format!("{} bytes are too many: expected {expected}", metadata.len()),
         });
     }
-    fs::read(path).map(Zeroizing::new).map_err(|e| failed(path, &e))
+    // Room for all of it, so that a key is not left behind where the buffer grew.
+    let mut content = Zeroizing::new(Vec::with_capacity(MAX_FILE.min(metadata.len() + 1) as usize));
+    file.take(MAX_FILE)
+        .read_to_end(&mut content)
+        .map_err(|e| failed(path, &e))?;
+    Ok((content, metadata.mode() & 0o7777))
 }
 
 fn failed(path: &Path, error: &io::Error) -> IdentityError {

@@ -93,3 +93,80 @@ pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
     out.copy_from_slice(digest::digest(&digest::SHA256, data).as_ref());
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Domain;
+    use proptest::prelude::*;
+
+    #[test]
+    fn it_is_of_the_key_not_of_the_certificate() {
+        let acme = Domain::new("acme");
+        let of = |gateway: &crate::Credentials| Fingerprint::of_certificate(&gateway.chain()[0]).unwrap();
+        let first = acme.gateway("gw1");
+        let request = first.key().csr().unwrap();
+        let renewed = acme.issuer.issue(first.id(), &request, crate::LEAF_LIFE).unwrap();
+        assert_ne!(renewed[0], first.chain()[0]);
+        assert_eq!(Fingerprint::of_certificate(&renewed[0]).unwrap(), of(&first));
+        assert_eq!(of(&first), first.key().fingerprint());
+        assert_ne!(of(&first), of(&acme.gateway("gw1")));
+    }
+
+    /// The same as `openssl x509 -pubkey | openssl pkey -pubin -outform der | sha256sum`, for a certificate made elsewhere.
+    #[test]
+    fn it_is_what_other_tools_say() {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let der = STANDARD
+            .decode(include_str!("../testdata/elsewhere.b64").replace('\n', ""))
+            .unwrap();
+        let text = Fingerprint::of_certificate(&der.into()).unwrap().to_string();
+        assert_eq!(text, include_str!("../testdata/elsewhere.sha256").trim());
+    }
+
+    #[test]
+    fn the_words_are_those_of_bip_39() {
+        // From the test vectors of BIP-39.
+        let zeros = Fingerprint([0; 32]);
+        assert_eq!(zeros.words(), format!("{}about", "abandon ".repeat(11)));
+        let ones = Fingerprint([0x7f; 32]).words();
+        assert_eq!(
+            ones,
+            "legal winner thank year wave sausage worth useful legal winner thank yellow"
+        );
+    }
+
+    #[test]
+    fn text_that_is_none_is_refused() {
+        let good = Fingerprint([0xab; 32]).to_string();
+        assert!(good.parse::<Fingerprint>().is_ok());
+        let upper = good.replace("ab", "AB");
+        assert_eq!(upper.parse::<Fingerprint>().unwrap().to_string(), good);
+        let bad = [
+            String::new(),
+            "sha256:".into(),
+            good[7..].into(),
+            good[..70].into(),
+            format!("{good}0"),
+            format!(" {good}"),
+        ];
+        for text in bad
+            .into_iter()
+            .chain([good.replacen('a', "+", 1), good.replacen("ab", "ä", 1)])
+        {
+            assert!(text.parse::<Fingerprint>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused(text in "\\PC{0,80}", bytes: [u8; 32]) {
+            prop_assert!(text.parse::<Fingerprint>().is_err());
+            let fingerprint = Fingerprint(bytes);
+            prop_assert_eq!(fingerprint.to_string().parse::<Fingerprint>().unwrap(), fingerprint);
+            let json = serde_json::to_string(&fingerprint).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Fingerprint>(&json).unwrap(), fingerprint);
+            prop_assert_eq!(fingerprint.words().split(' ').count(), 12);
+        }
+    }
+}

@@ -99,7 +99,8 @@ impl<T: Value> Bucket<T> {
         self.write(key, value, Expect::Revision(revision)).await
     }
 
-    /// Removes the key; false if it was not there.
+    /// Removes the key; false if it was not there. The value is wiped from the files, at once or, while another process
+    /// reads, soon after; so is one that was replaced.
     pub async fn delete(&self, key: &str) -> Result<bool, StoreError> {
         self.backend.delete(self.name, key).await
     }

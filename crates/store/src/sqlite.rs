@@ -116,7 +116,7 @@ struct Worker {
     commits: watch::Sender<u64>,
     /// `PRAGMA data_version` when last looked at: it changes when another connection commits.
     version: i64,
-    /// Whether deleted values may still stand in the write-ahead log.
+    /// Whether values that were deleted or replaced may still stand in the write-ahead log.
     truncate: bool,
 }
 
@@ -204,6 +204,8 @@ impl Worker {
             .and_then(|mut q| q.execute(params![bucket, key, value, revision]))
             .map_err(engine)?;
         transaction.commit().map_err(engine)?;
+        // What was replaced is wiped at the next look, so that many writes share one checkpoint.
+        self.truncate |= found.is_some();
         self.committed();
         Ok(revision.cast_unsigned())
     }
@@ -240,11 +242,14 @@ impl Worker {
         rows.map_err(engine)?.collect::<Result<_, _>>().map_err(engine)
     }
 
-    /// Empties the write-ahead log, in which a deleted value stands until then. Not while another process reads: later, then.
+    /// Empties the write-ahead log, in which a deleted value stands until then. While another process reads it cannot be
+    /// emptied, and is not waited for: later, then.
     fn truncate_log(&mut self) {
+        let _ = self.connection.busy_timeout(Duration::ZERO);
         let busy = self
             .connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        let _ = self.connection.busy_timeout(BUSY);
         self.truncate = !matches!(busy, Ok(0));
     }
 }

@@ -190,6 +190,17 @@ fn neither_a_leaf_nor_another_root_signs_lists() {
 }
 
 #[test]
+fn a_signature_on_something_else_is_none_on_a_list() {
+    let acme = Domain::new("acme");
+    let sly = list(1, &[GW2]);
+    // An issuer that is brought to sign the bare bytes of a list, as a statement, has not signed the list.
+    let bare = acme.issuer.sign(&encode(&sly).unwrap()).unwrap();
+    let forged = SignedRevocations::make(&sly, Some(acme.issuer.certificate()), |_| Ok(bare)).unwrap();
+    let refused = trust(&[&acme]).accept_revocations(&forged.to_bytes().unwrap(), UnixTime::now());
+    assert!(matches!(refused, Err(IdentityError::Signature(_))));
+}
+
+#[test]
 fn times_are_looked_at_when_a_list_comes_and_not_when_it_is_read_back() {
     let (name, now) = (domain("acme"), UnixTime::now());
     let past = UnixTime(now.0 - 91 * DAY.as_secs());

@@ -7,8 +7,8 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
     SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature},
-    pki_types::{self, CertificateDer, ServerName},
+    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
+    pki_types::{self, CertificateDer, ServerName, SignatureVerificationAlgorithm},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
@@ -148,7 +148,7 @@ macro_rules! server_verifier {
                 certificate: &CertificateDer<'_>,
                 signature: &DigitallySignedStruct,
             ) -> Result<HandshakeSignatureValid, Error> {
-                verify_tls13_signature(message, certificate, signature, &algorithms())
+                verify_tls13_signature(message, certificate, signature, &ALGORITHMS)
             }
 
             fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -202,7 +202,7 @@ impl ClientCertVerifier for AnyGateway {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &algorithms())
+        verify_tls13_signature(message, certificate, signature, &ALGORITHMS)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -215,9 +215,12 @@ fn schemes() -> Vec<SignatureScheme> {
     vec![SignatureScheme::ECDSA_NISTP256_SHA256]
 }
 
-fn algorithms() -> WebPkiSupportedAlgorithms {
-    aws_lc_rs::default_provider().signature_verification_algorithms
-}
+static P256: [&dyn SignatureVerificationAlgorithm; 1] = [webpki::aws_lc_rs::ECDSA_P256_SHA256];
+
+static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+    all: &P256,
+    mapping: &[(SignatureScheme::ECDSA_NISTP256_SHA256, &P256)],
+};
 
 fn chain<'a>(
     end_entity: &CertificateDer<'a>,
