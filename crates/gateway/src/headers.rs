@@ -167,7 +167,7 @@ pub fn fresh_request_id() -> RequestId {
 
 /// A request id as it stands in a header.
 pub fn parse_request_id(text: &str) -> Option<RequestId> {
-    if text.len() != 2 * ID_BYTES || !text.is_ascii() {
+    if text.len() != 2 * ID_BYTES || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
     let mut id = [0; ID_BYTES];
