@@ -259,6 +259,12 @@ impl Certificate {
     }
 }
 
+/// When a certificate begins and ends.
+pub fn validity(certificate: &CertificateDer<'_>) -> Result<(UnixTime, UnixTime), IdentityError> {
+    let certificate = Certificate::parse("given", certificate)?;
+    Ok((certificate.not_before, certificate.not_after))
+}
+
 /// Whether the key in a certificate made a signature, by whichever of the algorithms that fit the key.
 pub(crate) fn check_signature(
     signer: &CertificateDer<'_>,

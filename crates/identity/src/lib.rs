@@ -20,6 +20,7 @@ pub mod token;
 mod trust;
 
 pub use authority::{ISSUER_LIFE, Issuer, LEAF_LIFE, ROOT_LIFE, RootAuthority, verify_issuer_signature};
+pub use certificate::validity;
 pub use error::IdentityError;
 pub use files::{prepare_dir, read_certificates, write_certificates};
 pub use fingerprint::Fingerprint;

@@ -39,7 +39,7 @@ pub enum Expect {
     Revision(Revision),
 }
 
-/// An engine. Each call is atomic, and durable once it has returned; [`crate::conformance`] says what else is expected.
+/// An engine. Each call is atomic, and durable once it has returned; the suite `conformance` (feature `testing`) says what else is expected.
 pub trait Backend: Send + Sync + 'static {
     /// The value of a key.
     fn get<'a>(

@@ -42,6 +42,30 @@ fn the_half_life_is_the_middle() {
 }
 
 #[test]
+fn each_certificate_of_the_chain_says_when_it_ends() {
+    let acme = Domain::new("acme");
+    let gateway = acme.gateway("gw1");
+    let ends: Vec<_> = gateway
+        .chain()
+        .iter()
+        .map(|der| crate::validity(der).unwrap().1)
+        .collect();
+    assert_eq!(
+        ends,
+        [
+            gateway.not_after(),
+            acme.issuer.not_after(),
+            acme.root.not_after()
+        ]
+    );
+    assert_eq!(
+        crate::validity(&gateway.chain()[0]).unwrap().0,
+        gateway.not_before()
+    );
+    assert!(crate::validity(&b"junk".to_vec().into()).is_err());
+}
+
+#[test]
 fn a_chain_of_another_key_or_in_itself_inconsistent_is_refused() {
     let (acme, other) = (Domain::new("acme"), Domain::new("acme"));
     let (mine, theirs) = (acme.gateway("gw1"), other.gateway("gw1"));
