@@ -41,7 +41,7 @@ pub struct Registration {
     #[n(2)]
     pub healthy: bool,
     /// For people; at most [`MAX_DESCRIPTION`] bytes.
-    #[n(3)]
+    #[cbor(n(3), decode_with = "crate::line::decode")]
     pub description: String,
 }
 
@@ -55,7 +55,7 @@ pub struct Route {
     #[n(1)]
     pub protocol: Protocol,
     /// For people.
-    #[n(2)]
+    #[cbor(n(2), decode_with = "crate::line::decode")]
     pub description: String,
     /// Gateways that export it, are connected and not draining.
     #[n(3)]
@@ -145,7 +145,7 @@ pub enum ToGateway {
         #[n(0)]
         version: u16,
         /// Software and version, for the operator's eyes.
-        #[n(1)]
+        #[cbor(n(1), decode_with = "crate::line::decode")]
         software: String,
     },
     /// All that this gateway may see now. Sent after registration, and whenever it changes.

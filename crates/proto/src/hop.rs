@@ -32,7 +32,7 @@ pub enum Hello {
         #[n(0)]
         version: u16,
         /// Software and version, for the operator's eyes.
-        #[n(1)]
+        #[cbor(n(1), decode_with = "crate::line::decode")]
         software: String,
     },
     /// This is one side of the data session that the ticket names.

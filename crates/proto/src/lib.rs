@@ -11,6 +11,8 @@ pub mod name;
 pub mod session;
 pub mod time;
 
+mod line;
+
 pub use fault::{Fault, Place};
 pub use name::{DomainName, NameError, NodeId, NodeName, Role, ServiceId, ServiceName};
 pub use time::UnixTime;
