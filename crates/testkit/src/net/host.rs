@@ -32,6 +32,11 @@ impl Host {
         }))
     }
 
+    /// A host that is an address of the loopback range and has no network of its own: anybody may make one.
+    pub fn on_loopback(name: &str, address: Ipv4Addr) -> Self {
+        Self::new(name, address, None)
+    }
+
     /// What it is called, as in `acme-gw1`.
     pub fn name(&self) -> &str {
         &self.0.name
