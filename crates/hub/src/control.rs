@@ -2,7 +2,11 @@
 //!
 //! One task, which alone writes to the gateway; everybody else leaves messages in its bounded queue.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hawser_proto::{
     UnixTime, VERSION,
@@ -11,7 +15,7 @@ use hawser_proto::{
 use hawser_session::hop::{ControlReceiver, ControlSender, HopError};
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 use crate::{
@@ -24,6 +28,10 @@ use crate::{
 
 /// Messages to a gateway that wait to be written.
 const QUEUE: usize = 1024;
+
+/// Changes within this time after the gateway was told of one are told together: a gateway that registers all the time
+/// costs those who see it little.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// Why a control connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +108,7 @@ async fn serve(
     };
     let mut changes = shared.changes();
     let mut lists = shared.lists.subscribe();
+    let (mut told, mut due) = (None::<TokioInstant>, None::<TokioInstant>);
     let mut tick = interval(PING_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let welcome = ToGateway::Welcome {
@@ -118,7 +127,15 @@ async fn serve(
                 Err(error) => Err(error.into()),
             },
             Some(message) = queued.recv() => control.say(&message).await,
-            _ = changes.changed() => control.tell().await,
+            _ = changes.changed() => {
+                let now = TokioInstant::now();
+                due.get_or_insert(told.map_or(now, |told| now.max(told + SETTLE)));
+                Ok(())
+            }
+            () = sleep_until(due.unwrap_or_else(TokioInstant::now)), if due.is_some() => {
+                (told, due) = (Some(TokioInstant::now()), None);
+                control.tell().await
+            }
             _ = lists.changed() => control.tell().await,
             _ = tick.tick() => control.tick().await,
         };

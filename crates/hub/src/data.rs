@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Instant};
 
 use hawser_proto::hop::{TICKET_LIFE, Ticket};
-use hawser_session::{hop::Half, relay::relay};
+use hawser_session::{hop::Half, relay::relay_counting};
 use tokio::{
     net::TcpStream,
     sync::oneshot,
@@ -223,7 +223,8 @@ async fn relayed(
 ) {
     let open = Open::new(&shared);
     let cut = living.life().token().clone();
-    let end = relay(dialling, accepting, &shared.pipes, &shared.metrics.relayed, cut).await;
+    let counters = shared.metrics.relayed.each_ref();
+    let end = relay_counting(dialling, accepting, &shared.pipes, counters, cut).await;
     drop(open);
     let reason = living.life().why().map_or(end.as_str(), Cut::as_str);
     shared.metrics.relay_ended(reason);

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -224,6 +224,7 @@ impl Hub {
             let running = self.running();
             (running.public.clone(), locals(&running))
         };
+        let (bytes_spliced, bytes_copied) = shared.metrics.relayed();
         let switch = shared.switch();
         let gateways = switch
             .registry
@@ -252,8 +253,8 @@ impl Hub {
             sessions: switch.open,
             granted: switch.tickets.outstanding(),
             unproved: shared.door.len(),
-            bytes_spliced: shared.metrics.relayed.spliced.load(Ordering::Relaxed),
-            bytes_copied: shared.metrics.relayed.copied.load(Ordering::Relaxed),
+            bytes_spliced,
+            bytes_copied,
             allows: switch.policy.lines().collect(),
         }
     }

@@ -26,6 +26,9 @@ pub(crate) async fn admit(shared: Arc<Shared>, from: SocketAddr, application: Ap
                 AdmissionError::Store(error) => {
                     tracing::error!(%domain, %error, "cannot admit a domain: the database failed");
                 }
+                AdmissionError::Unknown if !shared.guesses.now() => {
+                    tracing::debug!(%domain, %from, %error, "refused to admit a domain");
+                }
                 error => tracing::warn!(%domain, %from, %error, "refused to admit a domain"),
             }
             reply.refuse(error.fault()).await
@@ -91,6 +94,10 @@ pub(crate) async fn pair(
         }
         Err(refusal) => refusal,
     };
-    tracing::info!(%from, %domain, reason = refusal.reason(), "refused a joiner");
+    if shared.guesses.now() {
+        tracing::warn!(%from, %domain, reason = refusal.reason(), "refused a joiner");
+    } else {
+        tracing::debug!(%from, %domain, reason = refusal.reason(), "refused a joiner");
+    }
     data::refuse(&shared, half, &refusal).await;
 }

@@ -53,7 +53,7 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, stop: Cancel
             },
             Err(error) if of_the_peer(&error) => {}
             Err(error) => {
-                if shared.seldom.now() {
+                if shared.crowd.now() {
                     tracing::warn!(%error, "cannot accept connections: raise the limit of open files (ulimit -n), or lower hub.limits");
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -138,7 +138,7 @@ fn turn_away(shared: &Shared, tcp: &TcpStream, full: Full) {
         Full::Source => "source",
     };
     shared.metrics.turned_away(bound);
-    if shared.seldom.now() {
+    if shared.crowd.now() {
         tracing::warn!(
             bound,
             "turning connections away: {full}; see hub.limits.unproved and unproved_per_source"

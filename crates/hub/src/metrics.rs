@@ -1,6 +1,9 @@
 //! What the hub counts. Every label set is bounded: results and reasons are words of this crate, never names from outside.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use hawser_session::relay::RelayCounters;
 use prometheus_client::{
@@ -23,7 +26,8 @@ pub(crate) struct Metrics {
     relays_ended: Family<Labels, Counter>,
     revocations: Family<Labels, Counter>,
     turned_away: Family<Labels, Counter>,
-    pub(crate) relayed: Arc<RelayCounters>,
+    /// From the dialling side to the accepting one, and back.
+    pub(crate) relayed: Arc<[RelayCounters; 2]>,
 }
 
 impl Metrics {
@@ -75,6 +79,14 @@ impl Metrics {
         self.revocations.get_or_create(&[("by", by)]).inc();
     }
 
+    /// Bytes relayed since the start, spliced and copied.
+    pub(crate) fn relayed(&self) -> (u64, u64) {
+        let sum = |of: fn(&RelayCounters) -> &AtomicU64| {
+            self.relayed.iter().map(|c| of(c).load(Ordering::Relaxed)).sum()
+        };
+        (sum(|c| &c.spliced), sum(|c| &c.copied))
+    }
+
     pub(crate) fn turned_away(&self, bound: &'static str) {
         self.turned_away.get_or_create(&[("bound", bound)]).inc();
     }
@@ -82,20 +94,22 @@ impl Metrics {
 
 /// Shows the relays' own counters.
 #[derive(Debug)]
-struct Relayed(Arc<RelayCounters>);
+struct Relayed(Arc<[RelayCounters; 2]>);
 
 impl Collector for Relayed {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let mut family = encoder.encode_descriptor(
             "relayed",
-            "Bytes relayed, by how they moved",
+            "Bytes relayed, by direction (from the gateway that asked for the session, or back to it) and how they moved",
             Some(&Unit::Bytes),
             prometheus_client::metrics::MetricType::Counter,
         )?;
-        for (how, counter) in [("spliced", &self.0.spliced), ("copied", &self.0.copied)] {
-            let labels = [("how", how)];
-            let encoder = family.encode_family(&labels)?;
-            ConstCounter::new(counter.load(Ordering::Relaxed)).encode(encoder)?;
+        for (direction, counters) in ["there", "back"].into_iter().zip(&*self.0) {
+            for (how, counter) in [("spliced", &counters.spliced), ("copied", &counters.copied)] {
+                let labels = [("direction", direction), ("how", how)];
+                let encoder = family.encode_family(&labels)?;
+                ConstCounter::new(counter.load(Ordering::Relaxed)).encode(encoder)?;
+            }
         }
         Ok(())
     }
@@ -111,14 +125,14 @@ mod tests {
         let m = Metrics::register(&mut registry);
         m.handshake("control");
         m.refused("hub-full");
-        m.relayed.spliced.fetch_add(7, Ordering::Relaxed);
+        m.relayed[1].spliced.fetch_add(7, Ordering::Relaxed);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
             "hub_handshakes_total{result=\"control\"} 1",
             "hub_sessions_refused_total{reason=\"hub-full\"} 1",
-            "hub_relayed_bytes_total{how=\"spliced\"} 7",
-            "hub_relayed_bytes_total{how=\"copied\"} 0",
+            "hub_relayed_bytes_total{direction=\"back\",how=\"spliced\"} 7",
+            "hub_relayed_bytes_total{direction=\"there\",how=\"copied\"} 0",
             "hub_gateways 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

@@ -78,7 +78,9 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     /// Data sessions, from the ticket shown to the last byte.
     pub(crate) sessions: TaskTracker,
-    pub(crate) seldom: Seldom,
+    /// For warnings that strangers can cause: connections turned away, and tokens made up.
+    pub(crate) crowd: Seldom,
+    pub(crate) guesses: Seldom,
 }
 
 /// What a hub starts from.
@@ -114,7 +116,8 @@ impl Shared {
             metrics: parts.metrics,
             stop: CancellationToken::new(),
             sessions: TaskTracker::new(),
-            seldom: Seldom::default(),
+            crowd: Seldom::default(),
+            guesses: Seldom::default(),
         }
     }
 

@@ -109,7 +109,18 @@ pub async fn relay(
     counters: &RelayCounters,
     cut: CancellationToken,
 ) -> RelayEnd {
-    let both = async { tokio::try_join!(one_way(&a, &b, pipes, counters), one_way(&b, &a, pipes, counters)) };
+    relay_counting(a, b, pipes, [counters; 2], cut).await
+}
+
+/// The same, with counters for each direction: from `a` to `b`, and back.
+pub async fn relay_counting(
+    a: TcpStream,
+    b: TcpStream,
+    pipes: &PipePool,
+    [there, back]: [&RelayCounters; 2],
+    cut: CancellationToken,
+) -> RelayEnd {
+    let both = async { tokio::try_join!(one_way(&a, &b, pipes, there), one_way(&b, &a, pipes, back)) };
     let end = tokio::select! {
         biased;
         () = cut.cancelled() => RelayEnd::Cut,

@@ -26,6 +26,25 @@ async fn a_second_control_connection_replaces_the_first() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_registers_all_the_time_costs_others_little() {
+    let rig = Rig::new(&[("acme", "beta")]).await;
+    let (acme, beta) = (rig.domain("acme").await, rig.domain("beta").await);
+    let mut a = rig.gateway(&acme, "a1", &[]).await;
+    let mut b = rig.gateway(&beta, "b1", &["orders"]).await;
+    a.sees(&["orders.beta"]).await;
+    let begin = Instant::now();
+    for _ in 0..100 {
+        b.register(&[]).await;
+        b.register(&["orders"]).await;
+    }
+    b.register(&["last"]).await;
+    a.sees(&["last.beta"]).await;
+    let most = begin.elapsed().as_millis() as usize / 100 + 2;
+    let told = a.heard(|m| matches!(m, ToGateway::Routes { .. }));
+    assert!(told <= most, "told {told} times, at most {most} was expected");
+}
+
+#[tokio::test]
 async fn a_control_connection_ends_with_its_certificate() {
     let rig = Rig::new(&[]).await;
     let acme = rig.domain("acme").await;

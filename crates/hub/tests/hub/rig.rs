@@ -328,9 +328,9 @@ impl Gateway {
         .await
     }
 
-    /// Whether anything that came and was not asked for is like this.
-    pub(crate) fn has_heard(&self, like: impl Fn(&ToGateway) -> bool) -> bool {
-        self.unread.iter().any(like)
+    /// How much of what came and was not asked for is like this.
+    pub(crate) fn heard(&self, like: impl Fn(&ToGateway) -> bool) -> usize {
+        self.unread.iter().filter(|m| like(m)).count()
     }
 
     pub(crate) async fn revocations(&mut self) -> Vec<u8> {
