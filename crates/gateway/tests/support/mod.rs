@@ -94,9 +94,8 @@ impl World {
                 },
             )
         });
-        let routes = Routes {
-            services: services.collect::<BTreeMap<_, _>>(),
-        };
+        let mut routes = Routes::default();
+        routes.services = services.collect::<BTreeMap<_, _>>();
         let fake = Arc::new(Fake {
             exporter: exporter.clone(),
             routes,
