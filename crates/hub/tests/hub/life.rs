@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use hawser_hub::HubError;
-use hawser_proto::control::ToGateway;
+use hawser_proto::control::{DEAD_AFTER, PING_EVERY, ToGateway};
 use hawser_session::hop::HopError;
 use tokio::net::TcpStream;
 
@@ -32,16 +32,35 @@ async fn a_gateway_that_registers_all_the_time_costs_others_little() {
     let mut a = rig.gateway(&acme, "a1", &[]).await;
     let mut b = rig.gateway(&beta, "b1", &["orders"]).await;
     a.sees(&["orders.beta"]).await;
-    let begin = Instant::now();
+    let (begin, before) = (Instant::now(), a.routes);
     for _ in 0..100 {
         b.register(&[]).await;
         b.register(&["orders"]).await;
     }
     b.register(&["last"]).await;
     a.sees(&["last.beta"]).await;
-    let most = begin.elapsed().as_millis() as usize / 100 + 2;
-    let told = a.heard(|m| matches!(m, ToGateway::Routes { .. }));
+    let most = begin.elapsed().as_millis() as u64 / 100 + 2;
+    let told = a.routes - before;
     assert!(told <= most, "told {told} times, at most {most} was expected");
+}
+
+#[tokio::test]
+async fn a_gateway_that_falls_silent_is_taken_for_dead() {
+    let rig = Rig::new(&[("acme", "beta")]).await;
+    let (acme, beta) = (rig.domain("acme").await, rig.domain("beta").await);
+    let mut a = rig.gateway(&acme, "a1", &[]).await;
+    let begin = Instant::now();
+    // Its connection stays open, and it answers no ping; the other answers its own while it waits.
+    let silent = rig.gateway(&beta, "b1", &["orders"]).await;
+    a.sees(&["orders.beta"]).await;
+    a.sees(&[]).await;
+    let after = begin.elapsed();
+    assert!(
+        DEAD_AFTER <= after && after < DEAD_AFTER + 2 * PING_EVERY,
+        "{after:?}"
+    );
+    a.register(&[]).await;
+    drop(silent);
 }
 
 #[tokio::test]

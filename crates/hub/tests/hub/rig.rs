@@ -220,6 +220,8 @@ pub(crate) struct Gateway {
     /// What came and nobody has asked for yet.
     unread: Vec<ToGateway>,
     next: u64,
+    /// Number of the last routes that were looked at.
+    pub(crate) routes: u64,
 }
 
 impl Gateway {
@@ -237,6 +239,7 @@ impl Gateway {
             receiver,
             unread: Vec::new(),
             next: 0,
+            routes: 0,
         })
     }
 
@@ -290,17 +293,23 @@ impl Gateway {
         }
     }
 
-    /// Reads on until the services that this gateway may see are these.
+    /// Reads on until the services that this gateway may see are these. What it was told before is forgotten.
     pub(crate) async fn sees(&mut self, services: &[&str]) -> Vec<Route> {
         let wanted: Vec<_> = services.iter().map(|s| s.to_string()).collect();
-        self.find(|m| match m {
-            ToGateway::Routes { routes, .. } => {
-                let names: Vec<_> = routes.iter().map(|r| r.service.to_string()).collect();
-                (names == wanted).then(|| routes.clone())
-            }
-            _ => None,
-        })
-        .await
+        let (found, number) = self
+            .find(|m| match m {
+                ToGateway::Routes { routes, number, .. } => {
+                    let names: Vec<_> = routes.iter().map(|r| r.service.to_string()).collect();
+                    (names == wanted).then(|| (routes.clone(), *number))
+                }
+                _ => None,
+            })
+            .await;
+        assert!(number > self.routes, "routes are numbered");
+        self.routes = number;
+        self.unread
+            .retain(|m| !matches!(m, ToGateway::Routes { number: n, .. } if *n < number));
+        found
     }
 
     pub(crate) async fn request(&mut self, target: Target) -> Result<Ticket, Fault> {
