@@ -1,2 +1,24 @@
-//! x
-fn main() {}
+//! The `hawser` command: reads the command line and the configuration, and wires together what the other crates do.
+
+mod admin;
+mod cli;
+mod command;
+mod config;
+mod daemon;
+mod failure;
+mod logs;
+mod show;
+mod table;
+mod terminal;
+mod when;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    match command::run(cli::Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}

@@ -1,0 +1,456 @@
+//! The command line: what there is to type, and the help for it. What each command does is in [`crate::command`].
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use hawser_identity::{Fingerprint, HubAddress};
+use hawser_proto::{DomainName, NodeId, NodeName};
+
+/// Where the configuration is when nobody says otherwise.
+pub(crate) const DEFAULT_CONFIG: &str = "/etc/hawser/hawser.toml";
+
+/// Environment variable that a token may come by.
+pub(crate) const TOKEN_VARIABLE: &str = "HAWSER_TOKEN";
+
+/// Services in firewalled domains call each other, both ways, through a hub that cannot read what they say.
+///
+/// Every connection is dialled outwards: no firewall needs an inbound hole. A gateway in each domain does what the
+/// configuration's [gateway] table says, a hub in the public network what its [hub] table says. One file may hold both.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hawser",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_help = "\
+First steps:
+  hawser token hub acme | ...       on the hub: let the domain acme in
+  hawser domain init acme gw1       on the first gateway of acme: make its root and its first identity
+  hawser join < token               on that gateway: show the hub its token
+  hawser domain peer token          exchange peering tokens with the other domain's administrator
+  hawser run                        run what the configuration says
+  hawser doctor                     and what to do if it does not work
+
+Exit codes:
+  0  done
+  1  it failed; the line on standard error says why and what to do
+  2  the command line is wrong
+  3  the configuration is wrong
+  4  nothing that runs answers"
+)]
+pub(crate) struct Cli {
+    /// The configuration file.
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "HAWSER_CONFIG",
+        default_value = DEFAULT_CONFIG,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath
+    )]
+    pub(crate) config: PathBuf,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs what the configuration says: a hub, a gateway, or both in one process.
+    #[command(after_help = "\
+Signals:
+  HUP        read the configuration again; a bad file changes nothing, and the log says why
+  TERM, INT  drain: take no new calls, let those under way end; a second one stops at once
+
+Examples:
+  hawser run
+  hawser run -c ./acme.toml
+  HAWSER_LOG=hawser_gateway=debug hawser run")]
+    Run,
+    /// Runs the hub, or changes whom it lets in.
+    #[command(after_help = "\
+Without a command, runs the [hub] table of the configuration and nothing else of it.
+
+Examples:
+  hawser hub
+  hawser hub admitted
+  hawser hub revoke spiffe://acme/gateway/gw2
+  hawser hub revoke acme")]
+    Hub {
+        #[command(subcommand)]
+        command: Option<HubCommand>,
+    },
+    /// Runs the [gateway] table of the configuration and nothing else of it.
+    Gateway,
+    /// Makes and shows this gateway's domain, its peers, and revokes its identities.
+    #[command(
+        subcommand,
+        after_help = "\
+Two domains that are to talk exchange peering tokens, each over a channel that its administrator trusts:
+  at acme:  hawser domain peer token > acme.peering       and send it to beta
+  at beta:  hawser domain peer accept < acme.peering      and compare the twelve words by telephone"
+    )]
+    Domain(DomainCommand),
+    /// Makes a one-time token that lets a domain or a gateway in.
+    #[command(
+        subcommand,
+        after_help = "\
+The token is the only thing on standard output; what it is for is said on standard error.
+
+Examples:
+  hawser token hub acme --life 1h > acme.token
+  hawser token gateway > gw2.token"
+    )]
+    Token(TokenCommand),
+    /// Shows a token to its hub: a domain is admitted, or a further gateway gets its identity.
+    #[command(after_help = "\
+The token comes by standard input, by --token-file or by the environment (HAWSER_TOKEN), never by the command line, where
+other users of the machine could read it.
+
+With a token of `hawser token hub`, the domain that `hawser domain init` made here is admitted by that hub.
+With a token of `hawser token gateway`, this machine becomes a further gateway of the domain: its key is made here and
+stays here; the certificate is signed by a gateway of the domain, through the hub, which learns nothing from it.
+
+Examples:
+  hawser join < acme.token
+  hawser join gw2 --token-file gw2.token
+  hawser join --proxy squid.acme.example:3128 --proxy-user gw1 --proxy-password-file password < acme.token")]
+    Join(JoinArgs),
+    /// Lists the services that may be called from here, and those exported.
+    #[command(after_help = "\
+Examples:
+  hawser services
+  hawser services beta            only those whose name contains \"beta\"
+  hawser services --json")]
+    Services {
+        /// Only services whose name or description contains this.
+        filter: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Shows what runs on this machine: connections, sessions, certificates.
+    Status {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Reads the configuration and prints what would run, without running it.
+    #[command(after_help = "\
+Every error is printed with file and line. Exit code 3 says that the configuration is wrong.
+
+Examples:
+  hawser check
+  hawser check -c ./acme.toml && systemctl reload hawser")]
+    Check {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Looks for what keeps the tunnel from working, row by row, and says what to do.
+    #[command(after_help = "\
+Exit code 1 when a row fails; warnings alone leave it 0.")]
+    Doctor {
+        #[command(flatten)]
+        output: Output,
+        /// How long each look may take.
+        #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
+        timeout: Duration,
+    },
+    /// Prints a completion script for a shell.
+    #[command(after_help = "\
+Examples:
+  hawser completions bash > /etc/bash_completion.d/hawser
+  hawser completions zsh > /usr/local/share/zsh/site-functions/_hawser")]
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page, or writes one for each command into a directory.
+    #[command(after_help = "\
+Examples:
+  hawser man | man -l -
+  hawser man /usr/local/share/man/man1")]
+    Man {
+        /// Where to write hawser.1, hawser-run.1 and the others.
+        #[arg(value_hint = ValueHint::DirPath)]
+        directory: Option<PathBuf>,
+    },
+    /// Prints a page of the reference documentation, in Markdown.
+    #[command(hide = true)]
+    Reference {
+        /// Which page.
+        page: ReferencePage,
+    },
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum ReferencePage {
+    /// Commands and options.
+    Cli,
+    /// Keys of the configuration file.
+    Config,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HubCommand {
+    /// Runs the [hub] table of the configuration and nothing else of it.
+    Run,
+    /// Lists the domains that the hub admits, and whom it has revoked.
+    Admitted {
+        #[command(flatten)]
+        state: HubState,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Shuts the hub's door to an identity, or to a whole domain, and cuts its sessions.
+    #[command(after_help = "\
+The hub forgets nothing about who was revoked. A revoked gateway comes back under another name, with a token of its domain.")]
+    Revoke {
+        /// A domain, or an identity such as spiffe://acme/gateway/gw2.
+        who: DomainOrNode,
+        #[command(flatten)]
+        state: HubState,
+    },
+    /// Forgets a domain, or that an identity was revoked.
+    #[command(after_help = "\
+A domain that is forgotten is admitted no longer, and is not revoked either: a new token lets it in again.")]
+    Forget {
+        /// A domain, or an identity such as spiffe://acme/gateway/gw2.
+        who: DomainOrNode,
+        #[command(flatten)]
+        state: HubState,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DomainCommand {
+    /// Makes a domain: its root, its first issuer, and the identity of its first gateway.
+    #[command(after_help = "\
+Keys are made here and never leave. The root's key, root.key, is needed again only to certify issuers, each 90 days:
+move it to a safe place if you like.
+
+Examples:
+  hawser domain init acme gw1
+  hawser domain init acme gw1 --root-certificate acme.crt --root-key acme.key")]
+    Init(InitArgs),
+    /// Shows this gateway's domain: its root's fingerprint, its issuer and its own identity.
+    Show {
+        #[command(flatten)]
+        state: GatewayState,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Makes and accepts peering tokens: which other domains this one talks to.
+    #[command(subcommand)]
+    Peer(PeerCommand),
+    /// Revokes an identity of this domain, here and at every gateway and hub that the domain reaches.
+    #[command(after_help = "\
+Takes effect within seconds where the list arrives; a hub that withholds it delays it by at most the certificate's life.
+A name that is revoked stays so: its replacement joins under a new one.
+
+Example:
+  hawser domain revoke gw2")]
+    Revoke {
+        /// The gateway's name, or its identity such as spiffe://acme/gateway/gw2.
+        who: NameOrNode,
+        #[command(flatten)]
+        state: GatewayState,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeerCommand {
+    /// Prints this domain's peering token, and the words to compare.
+    Token {
+        #[command(flatten)]
+        state: GatewayState,
+    },
+    /// Accepts another domain's peering token, once its words are compared.
+    #[command(after_help = "\
+The token is read from standard input, --token-file or HAWSER_TOKEN. It is no secret, but whoever could swap it on the way
+could pose as that domain: compare the words with its administrator, over another channel.
+
+Examples:
+  hawser domain peer accept --token-file beta.peering
+  hawser domain peer accept --words \"able about above absent ...\" < beta.peering")]
+    Accept(AcceptArgs),
+    /// Lists the domains that this one talks to.
+    List {
+        #[command(flatten)]
+        state: GatewayState,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Talks to a domain no longer; sessions with it are cut.
+    Remove {
+        /// The domain.
+        domain: DomainName,
+        #[command(flatten)]
+        state: GatewayState,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// On a hub: a token that lets one domain be admitted, once.
+    Hub {
+        /// The domain.
+        domain: DomainName,
+        /// How long the token is good for.
+        #[arg(long, default_value = "1h", value_parser = duration, value_name = "TIME")]
+        life: Duration,
+        /// Where gateways reach the hub, if not at the configuration's hub.public.
+        #[arg(long, value_name = "HOST:PORT")]
+        public: Option<HubAddress>,
+        #[command(flatten)]
+        state: HubState,
+    },
+    /// On a gateway that is an issuer: a token that lets one further gateway join the domain, once.
+    Gateway {
+        /// How long the token is good for.
+        #[arg(long, default_value = "1h", value_parser = duration, value_name = "TIME")]
+        life: Duration,
+        #[command(flatten)]
+        state: GatewayState,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The domain's name: one label, as in acme.
+    pub(crate) domain: DomainName,
+    /// This gateway's name within the domain.
+    #[arg(default_value = "gw1")]
+    pub(crate) name: NodeName,
+    /// A root certificate that there is already (PEM), instead of a new one.
+    #[arg(long, requires = "root_key", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) root_certificate: Option<PathBuf>,
+    /// The key of that certificate (PEM, PKCS#8); it is used once and not copied.
+    #[arg(long, requires = "root_certificate", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) root_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) state: GatewayState,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AcceptArgs {
+    #[command(flatten)]
+    pub(crate) token: TokenSource,
+    /// Accept if the root has this fingerprint, without asking.
+    #[arg(long, value_name = "sha256:HEX", conflicts_with_all = ["words", "yes"])]
+    pub(crate) fingerprint: Option<Fingerprint>,
+    /// Accept if the root has these twelve words, without asking.
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) words: Option<String>,
+    /// Accept whatever the token says, without comparing anything.
+    #[arg(long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) state: GatewayState,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// With a gateway token: this gateway's name within the domain (the machine's host name unless given).
+    pub(crate) name: Option<NodeName>,
+    #[command(flatten)]
+    pub(crate) token: TokenSource,
+    /// Go out through this HTTP proxy, whatever the configuration says.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) proxy: Option<HubAddress>,
+    /// User name for that proxy.
+    #[arg(long, requires_all = ["proxy", "proxy_password_file"], value_name = "NAME")]
+    pub(crate) proxy_user: Option<String>,
+    /// File with the password for that proxy.
+    #[arg(long, requires = "proxy_user", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) proxy_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) state: GatewayState,
+}
+
+/// Where a token comes from: `--token-file`, else the environment, else standard input.
+#[derive(Debug, Args)]
+pub(crate) struct TokenSource {
+    /// File with the token; `-` is standard input.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GatewayState {
+    /// The gateway's state directory, if not the one in the configuration.
+    #[arg(long = "state", value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HubState {
+    /// The hub's state directory, if not the one in the configuration.
+    #[arg(long = "state", value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Args, Clone, Copy)]
+pub(crate) struct Output {
+    /// Print JSON, for machines.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A whole domain, or one of its identities.
+#[derive(Debug, Clone)]
+pub(crate) enum DomainOrNode {
+    Domain(DomainName),
+    Node(NodeId),
+}
+
+impl From<DomainOrNode> for hawser_hub::Subject {
+    fn from(who: DomainOrNode) -> Self {
+        match who {
+            DomainOrNode::Domain(domain) => Self::Domain(domain),
+            DomainOrNode::Node(id) => Self::Node(id),
+        }
+    }
+}
+
+impl std::str::FromStr for DomainOrNode {
+    type Err = hawser_proto::NameError;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if s.contains("://") {
+            s.parse().map(Self::Node)
+        } else {
+            s.parse().map(Self::Domain)
+        }
+    }
+}
+
+/// A gateway of the own domain by its name, or any identity.
+#[derive(Debug, Clone)]
+pub(crate) enum NameOrNode {
+    Name(NodeName),
+    Node(NodeId),
+}
+
+impl std::str::FromStr for NameOrNode {
+    type Err = hawser_proto::NameError;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if s.contains("://") {
+            s.parse().map(Self::Node)
+        } else {
+            s.parse().map(Self::Name)
+        }
+    }
+}
+
+fn duration(s: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(s)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,43 @@
+//! `hawser check`: what the configuration would run.
+
+use std::{fmt::Write as _, path::Path};
+
+use serde_json::json;
+
+use crate::{
+    cli::Output,
+    config::ConfigErrors,
+    daemon::{self, Which},
+    terminal,
+};
+
+pub(super) fn run(path: &Path, output: Output) -> anyhow::Result<()> {
+    let loaded = daemon::load(path, Which::All);
+    if output.json {
+        let errors = loaded.as_ref().err().map(ConfigErrors::list).unwrap_or_default();
+        terminal::print_json(&json!({
+            "config": path,
+            "ok": loaded.is_ok(),
+            "errors": errors,
+            "hub": loaded.as_ref().ok().and_then(|c| c.hub.as_ref()),
+            "gateway": loaded.as_ref().ok().and_then(|c| c.gateway.as_ref()),
+        }))?;
+    }
+    let config = loaded?;
+    if output.json {
+        return Ok(());
+    }
+    let mut text = String::new();
+    let mut part = |plan: String| writeln!(text, "{}", plan.trim_end());
+    if let Some(Ok(plan)) = config.hub.as_ref().map(|c| c.check()) {
+        part(plan.to_string())?;
+    }
+    if let Some(Ok(plan)) = config.gateway.as_ref().map(|c| c.check()) {
+        part(plan.to_string())?;
+    }
+    if let Some(listen) = config.admin.listen {
+        part(format!("metrics and health on http://{}", listen.0))?;
+    }
+    part(format!("logs as {} at {}", config.log.format, config.log.level.0))?;
+    terminal::print(&text)
+}

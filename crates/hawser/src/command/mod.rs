@@ -1,0 +1,57 @@
+//! One module for each command.
+
+mod check;
+mod completions;
+mod doctor;
+mod domain;
+mod hub;
+mod join;
+mod man;
+mod reference;
+mod services;
+mod state;
+mod status;
+mod token;
+
+use std::future::Future;
+
+use anyhow::Context as _;
+
+use crate::{
+    cli::{Cli, Command, HubCommand},
+    daemon::{self, Which},
+};
+
+/// Carries out what the command line says.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
+    let config = &cli.config;
+    match cli.command {
+        Command::Run => daemon::run(config, Which::All),
+        Command::Hub {
+            command: None | Some(HubCommand::Run),
+        } => daemon::run(config, Which::Hub),
+        Command::Gateway => daemon::run(config, Which::Gateway),
+        Command::Hub {
+            command: Some(command),
+        } => small(hub::run(config, command)),
+        Command::Domain(command) => small(domain::run(config, command)),
+        Command::Token(command) => small(token::run(config, command)),
+        Command::Join(args) => small(join::run(config, args)),
+        Command::Services { filter, output } => small(services::run(config, filter.as_deref(), output)),
+        Command::Status { output } => small(status::run(config, output)),
+        Command::Check { output } => check::run(config, output),
+        Command::Doctor { output, timeout } => small(doctor::run(config, output, timeout)),
+        Command::Completions { shell } => completions::run(shell),
+        Command::Man { directory } => man::run(directory.as_deref()),
+        Command::Reference { page } => reference::run(page),
+    }
+}
+
+/// Runs a command that is done in a moment.
+fn small<F: Future<Output = anyhow::Result<()>>>(command: F) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime could not start")?
+        .block_on(command)
+}

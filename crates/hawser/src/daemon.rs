@@ -1,0 +1,350 @@
+//! The long-running process: starts what the configuration says, reloads it on SIGHUP, drains on SIGTERM.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use hawser_gateway::Gateway;
+use hawser_hub::Hub;
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    admin::{self, Health, Served, Source},
+    config::{Config, ConfigErrors},
+    failure, logs,
+};
+
+/// What this build calls itself towards the other side.
+pub(crate) const SOFTWARE: &str = concat!("hawser/", env!("CARGO_PKG_VERSION"));
+
+/// Which tables of the configuration run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// All that are there.
+    All,
+    /// `[hub]` only.
+    Hub,
+    /// `[gateway]` only.
+    Gateway,
+}
+
+/// Runs until a signal ends it.
+pub(crate) fn run(path: &Path, which: Which) -> anyhow::Result<()> {
+    let config = load(path, which)?;
+    let log = logs::start(&config.log)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime could not start")?
+        .block_on(async {
+            let (reload, end) = (Reload::new()?, End::new()?);
+            let daemon = Daemon::start(path, which, config, log).await?;
+            daemon.serve(reload, end).await
+        })
+}
+
+/// Reads a configuration and checks everything in it that can be checked without running it.
+pub(crate) fn load(path: &Path, which: Which) -> Result<Config, ConfigErrors> {
+    let mut config = Config::read(path)?;
+    let mut errors = ConfigErrors::new(path);
+    match which {
+        Which::All => {}
+        Which::Hub => config.gateway = None,
+        Which::Gateway => config.hub = None,
+    }
+    match which {
+        Which::All if config.hub.is_none() && config.gateway.is_none() => {
+            errors.add("has neither a [hub] nor a [gateway] table: nothing would run");
+        }
+        Which::Hub if config.hub.is_none() => errors.add("has no [hub] table: nothing would run"),
+        Which::Gateway if config.gateway.is_none() => errors.add("has no [gateway] table: nothing would run"),
+        _ => {}
+    }
+    if let Some(Err(e)) = config.hub.as_ref().map(|c| c.check()) {
+        e.to_string().lines().for_each(|l| errors.add(l));
+    }
+    if let Some(Err(e)) = config.gateway.as_ref().map(|c| c.check()) {
+        e.to_string().lines().for_each(|l| errors.add(l));
+    }
+    if let (Some(hub), Some(gateway)) = (&config.hub, &config.gateway)
+        && hub.state == gateway.state
+    {
+        errors.add("hub.state and gateway.state are the same directory: each needs its own");
+    }
+    errors.none().map(|()| config)
+}
+
+struct Daemon {
+    path: PathBuf,
+    which: Which,
+    config: Config,
+    log: logs::LogHandle,
+    hub: Option<Arc<Hub>>,
+    gateway: Option<Arc<Gateway>>,
+    health: Arc<Health>,
+    _status: Vec<Served>,
+    listener: Option<Served>,
+}
+
+impl Daemon {
+    async fn start(path: &Path, which: Which, config: Config, log: logs::LogHandle) -> anyhow::Result<Self> {
+        let mut registry = Registry::with_prefix("hawser");
+        let mut sources: Vec<Arc<dyn Source>> = Vec::new();
+        let mut status = Vec::new();
+        let mut hub = None;
+        let directories = config
+            .hub
+            .iter()
+            .map(|c| &c.state)
+            .chain(config.gateway.iter().map(|c| &c.state));
+        for directory in directories {
+            admin::refuse_second(directory).await?;
+        }
+        if let Some(c) = &config.hub {
+            let started = Hub::start(c.clone(), SOFTWARE, &mut registry)
+                .await
+                .context("the hub could not start")?;
+            let started = Arc::new(started);
+            let source: Arc<dyn Source> = Arc::new(HubSource(started.clone()));
+            status.push(admin::serve_status(&c.state, source.clone()).await?);
+            sources.push(source);
+            hub = Some(started);
+        }
+        let mut gateway = None;
+        if let Some(c) = &config.gateway {
+            let started = Gateway::start(c, SOFTWARE, &mut registry)
+                .await
+                .context("the gateway could not start")?;
+            let started = Arc::new(started);
+            let source: Arc<dyn Source> = Arc::new(GatewaySource(started.clone()));
+            status.push(admin::serve_status(&c.state, source.clone()).await?);
+            sources.push(source);
+            gateway = Some(started);
+        }
+        let health = Arc::new(Health {
+            registry: Mutex::new(registry),
+            sources,
+        });
+        let listener = match config.admin.listen {
+            Some(listen) => Some(admin::serve_health(listen, health.clone()).await?),
+            None => None,
+        };
+        tracing::info!(software = SOFTWARE, config = %path.display(), "running");
+        notify("READY=1");
+        Ok(Self {
+            path: path.into(),
+            which,
+            config,
+            log,
+            hub,
+            gateway,
+            health,
+            _status: status,
+            listener,
+        })
+    }
+
+    async fn serve(mut self, mut reload: Reload, mut end: End) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                () = reload.wanted() => {
+                    notify("RELOADING=1");
+                    match self.reload().await {
+                        Ok(()) => tracing::info!(config = %self.path.display(), "configuration reloaded"),
+                        Err(e) => {
+                            for line in failure::message(&e).lines() {
+                                tracing::error!("configuration not reloaded, nothing changed: {line}");
+                            }
+                        }
+                    }
+                    notify("READY=1");
+                }
+                () = end.wanted() => break,
+            }
+        }
+        notify("STOPPING=1");
+        let (for_gateway, for_hub) = (
+            self.config.gateway.as_ref().map_or(Duration::ZERO, |c| c.drain),
+            self.config.hub.as_ref().map_or(Duration::ZERO, |c| c.drain),
+        );
+        tracing::info!("draining; a second signal stops at once");
+        let drained = async {
+            // The gateway goes first: what it still does may need the hub beside it.
+            if let Some(gateway) = &self.gateway {
+                gateway.drain(for_gateway).await;
+            }
+            if let Some(hub) = &self.hub {
+                hub.drain(for_hub).await;
+            }
+        };
+        tokio::select! {
+            () = drained => tracing::info!("drained"),
+            () = end.wanted() => tracing::warn!("stopped at once by a second signal; calls under way are cut"),
+        }
+        Ok(())
+    }
+
+    /// Either all of the new configuration is in force afterwards, or none.
+    async fn reload(&mut self) -> anyhow::Result<()> {
+        let new = load(&self.path, self.which)?;
+        self.refuse_what_needs_a_restart(&new)?;
+        let listener = match new.admin.listen {
+            Some(listen) if self.config.admin.listen != new.admin.listen => {
+                Some(admin::serve_health(listen, self.health.clone()).await?)
+            }
+            _ => None,
+        };
+        if let (Some(hub), Some(c)) = (&self.hub, &new.hub) {
+            hub.reload(c.clone()).await.context("[hub]")?;
+        }
+        if let (Some(gateway), Some(c)) = (&self.gateway, &new.gateway)
+            && let Err(e) = gateway.reload(c).await
+        {
+            if let (Some(hub), Some(old)) = (&self.hub, &self.config.hub) {
+                hub.reload(old.clone())
+                    .await
+                    .context("[hub] could not go back to what it was")?;
+            }
+            return Err(e).context("[gateway]");
+        }
+        self.log.reload(&new.log)?;
+        if self.config.admin.listen != new.admin.listen {
+            self.listener = listener;
+        }
+        self.config = new;
+        Ok(())
+    }
+
+    fn refuse_what_needs_a_restart(&self, new: &Config) -> Result<(), ConfigErrors> {
+        let mut errors = ConfigErrors::new(&self.path);
+        let old = &self.config;
+        if old.hub.is_some() != new.hub.is_some() {
+            errors.add("the [hub] table came or went: that needs a restart");
+        }
+        if old.gateway.is_some() != new.gateway.is_some() {
+            errors.add("the [gateway] table came or went: that needs a restart");
+        }
+        if old
+            .hub
+            .as_ref()
+            .zip(new.hub.as_ref())
+            .is_some_and(|(o, n)| o.state != n.state)
+        {
+            errors.add("hub.state changed: that needs a restart");
+        }
+        if old
+            .gateway
+            .as_ref()
+            .zip(new.gateway.as_ref())
+            .is_some_and(|(o, n)| o.state != n.state)
+        {
+            errors.add("gateway.state changed: that needs a restart");
+        }
+        if old.log.format != new.log.format {
+            errors.add("log.format changed: that needs a restart");
+        }
+        errors.none()
+    }
+}
+
+struct HubSource(Arc<Hub>);
+
+impl Source for HubSource {
+    fn name(&self) -> &'static str {
+        "hub"
+    }
+
+    fn status(&self) -> Value {
+        json(self.0.status())
+    }
+
+    fn services(&self) -> Value {
+        Value::Array(Vec::new())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+struct GatewaySource(Arc<Gateway>);
+
+impl Source for GatewaySource {
+    fn name(&self) -> &'static str {
+        "gateway"
+    }
+
+    fn status(&self) -> Value {
+        json(self.0.status())
+    }
+
+    fn services(&self) -> Value {
+        json(self.0.services())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.0.is_ready() {
+            Ok(())
+        } else {
+            Err("not connected to any hub".into())
+        }
+    }
+}
+
+fn json(value: impl serde::Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_else(|e| Value::String(format!("cannot be shown: {e}")))
+}
+
+struct Reload(Signal);
+
+impl Reload {
+    fn new() -> anyhow::Result<Self> {
+        listen(SignalKind::hangup()).map(Self)
+    }
+
+    /// Waits for SIGHUP. Cancel safe.
+    async fn wanted(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl End {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for a signal that ends the process. Cancel safe.
+    async fn wanted(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn listen(kind: SignalKind) -> anyhow::Result<Signal> {
+    signal(kind).context("signals cannot be received")
+}
+
+/// Tells the service manager, if one asked to be told (sd_notify(3)).
+fn notify(state: &str) {
+    if let Some(path) = std::env::var_os("NOTIFY_SOCKET")
+        && let Ok(socket) = std::os::unix::net::UnixDatagram::unbound()
+    {
+        // Only a courtesy: the service manager times out by itself.
+        let _ = socket.send_to(state.as_bytes(), path);
+    }
+}
