@@ -1,5 +1,5 @@
 //! A directory of its own in which the binary runs, and what it said.
-#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test program uses a part of it")]
 
 use std::{
     fs,
