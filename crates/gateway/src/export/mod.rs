@@ -70,7 +70,7 @@ struct Export {
 
 enum Kind {
     Http {
-        origin: Origin,
+        origin: Box<Origin>,
         response_timeout: Duration,
     },
     Tcp {
@@ -281,7 +281,7 @@ impl Export {
                     },
                 )?;
                 Kind::Http {
-                    origin,
+                    origin: Box::new(origin),
                     response_timeout: *response_timeout,
                 }
             }
