@@ -1,5 +1,7 @@
 //! The web proxy joined to exports: what passes, what is added, and what is refused.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::sync::{

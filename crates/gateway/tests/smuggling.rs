@@ -1,5 +1,7 @@
 //! Requests made to be read in two ways: each is refused, or reaches the origin as one message that can be read in one way.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use support::*;

@@ -1,5 +1,7 @@
 //! Bodies, trailers, events and upgrades through front and exports: frame by frame, and honest about their ends.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::time::Duration;

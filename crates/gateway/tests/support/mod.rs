@@ -1,6 +1,12 @@
 //! A front joined to exports by a stand-in for the tunnel: HTTP/2 over an in-memory pipe, as between two gateways.
 
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
 
 use std::{
     collections::BTreeMap,
