@@ -4,7 +4,7 @@ use bytes::Bytes;
 use hawser_proto::{Fault, session::RequestId};
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Empty, Full};
 
@@ -12,6 +12,9 @@ use crate::{
     headers::value,
     seam::{Body, REQUEST_ID},
 };
+
+/// What gateways pass on, as `Allow` lists it.
+pub const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Who asks, as far as it decides the form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -101,7 +101,7 @@ async fn dispatch(
 fn options() -> Response<Body> {
     let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    let all = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
+    let all = HeaderValue::from_static(problem::METHODS);
     response.headers_mut().insert(ALLOW, all);
     response
 }
