@@ -311,6 +311,7 @@ fn the_readme_shows_the_quick_start_script() {
     );
 }
 
+#[allow(clippy::unwrap_used)]
 fn mode(m: &Machine, path: &str) -> u32 {
     fs::metadata(m.path(path)).unwrap().permissions().mode() & 0o7777
 }

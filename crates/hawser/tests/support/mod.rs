@@ -1,5 +1,10 @@
 //! A directory of its own in which the binary runs, and what it said.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test program uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test program uses a part of it"
+)]
 
 use std::{
     fs,
@@ -160,4 +165,41 @@ fn finish(mut command: Command, input: &str) -> Ran {
         err: String::from_utf8(end.stderr).unwrap(),
         code: end.status.code().unwrap_or(-1),
     }
+}
+
+/// Ports for one hub and one gateway.
+pub struct Ports {
+    pub hub: u16,
+    pub admin: u16,
+}
+
+impl Ports {
+    pub fn free() -> Self {
+        Self {
+            hub: free_port(),
+            admin: free_port(),
+        }
+    }
+}
+
+/// A configuration of hub and gateway in one file, and the domain acme made and admitted; nothing runs afterwards.
+pub fn tunnel(m: &Machine, ports: &Ports) -> String {
+    let Ports { hub, admin } = ports;
+    m.write(
+        "hawser.toml",
+        &format!(
+            "[log]\nlevel = \"info\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n[hub]\nstate = \"hub\"\nlisten = \
+             [\"127.0.0.1:{hub}\"]\npublic = \"127.0.0.1:{hub}\"\n[gateway]\nstate = \"gateway\"\nsuffix = \"hawser\"\n"
+        ),
+    );
+    m.run(&["-c", "hawser.toml", "domain", "init", "acme", "gw1"])
+        .ok();
+    let token = m.run(&["-c", "hawser.toml", "token", "hub", "acme"]).ok();
+    let mut process = m.daemon(&["-c", "hawser.toml", "hub"], "join.log");
+    eventually("the hub to admit the domain", || {
+        (m.run_with(&["-c", "hawser.toml", "join"], &token).code == 0).then_some(())
+    });
+    process.signal("TERM");
+    process.wait();
+    "hawser.toml".into()
 }
