@@ -2,6 +2,7 @@
 //! Every key has its unit and default in its documentation, from which the reference is made.
 
 mod plan;
+mod show;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,100 @@
+//! What a plan would run, for people: `hawser check` prints it.
+
+use std::fmt;
+
+use ipnet::IpNet;
+
+use super::plan::{CarrierPlan, GatewayPlan, OriginPlan};
+
+impl GatewayPlan {
+    /// What is allowed but probably not meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for e in self.exports.iter().filter(|e| e.policy.rules().is_empty()) {
+            all.push(format!(
+                "export {}: no `allow` rule, so nobody may call it",
+                e.name
+            ));
+        }
+        let only_loopback = |clients: &[IpNet]| clients.iter().all(|n| n.addr().is_loopback());
+        for i in &self.front.imports {
+            if !i.listen.ip().is_loopback() && only_loopback(&i.clients) {
+                all.push(format!(
+                    "import {}: {} is reachable by other hosts, but `clients` lets in this one only",
+                    i.service, i.listen
+                ));
+            }
+        }
+        if self.front.proxy.iter().any(|a| !a.ip().is_loopback()) && only_loopback(&self.front.proxy_clients)
+        {
+            all.push("proxy: it listens for other hosts, but `clients` lets in this one only".into());
+        }
+        all
+    }
+}
+
+impl fmt::Display for GatewayPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "gateway, state in {}", self.state.display())?;
+        for c in &self.carriers {
+            match c {
+                CarrierPlan::Direct => writeln!(f, "  way out: direct")?,
+                CarrierPlan::Connect {
+                    host,
+                    port,
+                    credentials,
+                } => {
+                    let user = credentials
+                        .as_ref()
+                        .map(|(u, _)| format!(" as {u}"))
+                        .unwrap_or_default();
+                    writeln!(f, "  way out: through the proxy {host}:{port}{user}")?;
+                }
+            }
+        }
+        for a in &self.front.proxy {
+            let clients = list(&self.front.proxy_clients);
+            writeln!(
+                f,
+                "  proxy on {a} for http://SERVICE.DOMAIN.{}/, clients {clients}",
+                self.front.suffix
+            )?;
+        }
+        for i in &self.front.imports {
+            writeln!(
+                f,
+                "  import {} on {}, clients {}",
+                i.service,
+                i.listen,
+                list(&i.clients)
+            )?;
+        }
+        for e in &self.exports {
+            writeln!(f, "  export {} at {}", e.name, e.origin)?;
+            for rule in e.policy.rules() {
+                writeln!(f, "    allow {rule}")?;
+            }
+        }
+        for w in self.warnings() {
+            writeln!(f, "  note: {w}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for OriginPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OriginPlan::Http { url, .. } => write!(f, "{url}"),
+            OriginPlan::Tcp { host, port } if host.contains(':') => write!(f, "tcp [{host}]:{port}"),
+            OriginPlan::Tcp { host, port } => write!(f, "tcp {host}:{port}"),
+        }
+    }
+}
+
+fn list(nets: &[IpNet]) -> String {
+    nets.iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
