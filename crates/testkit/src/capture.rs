@@ -30,7 +30,6 @@ impl Capture {
         let args = [
             "-i",
             interface,
-            "--immediate-mode",
             "-s",
             "0",
             "-U",

@@ -174,7 +174,7 @@ impl Metrics {
                 let (own, with) = series.split_once('{').unwrap_or((series, ""));
                 (own == name && labels.iter().all(|w| with.contains(w))).then(|| value.parse::<f64>().ok())?
             })
-            .sum()
+            .fold(0.0, |sum, value| sum + value)
     }
 
     /// All of it.

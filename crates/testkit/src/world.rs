@@ -311,6 +311,9 @@ impl World {
         }
         world.peer()?;
         for domain in 0..DOMAINS.len() {
+            world.admit(domain)?;
+        }
+        for domain in 0..DOMAINS.len() {
             for n in 1..world.spec.gateways {
                 world.join(domain, n)?;
             }
@@ -403,16 +406,20 @@ impl World {
         text
     }
 
-    /// The first gateway of a domain: root, issuer, admission by the hub.
+    /// The first gateway of a domain: root, issuer, identity.
     fn found(&mut self, domain: usize) -> Result<()> {
-        let mut gateway = self.lay(domain, 0)?;
-        let name = DOMAINS[domain];
-        gateway.command(&["domain", "init", name, "gw1"], "")?;
-        let token = self.hub()?.command(&["token", "hub", name], "")?;
-        gateway.command(&["join"], &token)?;
-        gateway.start()?;
+        let gateway = self.lay(domain, 0)?;
+        gateway.command(&["domain", "init", DOMAINS[domain], "gw1"], "")?;
         self.gateways[domain].push(gateway);
         Ok(())
+    }
+
+    /// The hub admits a domain, and its first gateway starts.
+    fn admit(&mut self, domain: usize) -> Result<()> {
+        let token = self.hub()?.command(&["token", "hub", DOMAINS[domain]], "")?;
+        let gateway = self.gateways[domain].first_mut().context("no gateway")?;
+        gateway.command(&["join"], &token)?;
+        gateway.start()
     }
 
     /// Each domain accepts the other's root.
