@@ -89,33 +89,18 @@ impl CallMetrics {
             head_seconds: Family::new_with_constructor(buckets),
             turned_away: Counter::default(),
         };
+        let registry = registry.sub_registry_with_prefix("gateway");
+        registry.register("calls", "Calls ended, by class of status", m.calls.clone());
+        registry.register("calls_broken", "Calls whose answer broke off", m.broken.clone());
+        registry.register("body_bytes", "Bytes of bodies and streams", m.bytes.clone());
+        registry.register("calls_in_flight", "Calls under way", m.in_flight.clone());
         registry.register(
-            "hawser_gateway_calls",
-            "Calls ended, by class of status",
-            m.calls.clone(),
-        );
-        registry.register(
-            "hawser_gateway_calls_broken",
-            "Calls whose answer broke off",
-            m.broken.clone(),
-        );
-        registry.register(
-            "hawser_gateway_body_bytes",
-            "Bytes of bodies and streams",
-            m.bytes.clone(),
-        );
-        registry.register(
-            "hawser_gateway_calls_in_flight",
-            "Calls under way",
-            m.in_flight.clone(),
-        );
-        registry.register(
-            "hawser_gateway_head_seconds",
+            "head_seconds",
             "Time to the head of the answer",
             m.head_seconds.clone(),
         );
         registry.register(
-            "hawser_gateway_connections_turned_away",
+            "connections_turned_away",
             "Client connections closed at once: not allowed, or over the limit",
             m.turned_away.clone(),
         );

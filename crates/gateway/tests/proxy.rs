@@ -336,7 +336,7 @@ async fn clients_that_are_not_listed_are_turned_away_and_a_reload_lets_them_in()
     assert!(
         world
             .metrics()
-            .contains("hawser_gateway_connections_turned_away_total 1"),
+            .contains("gateway_connections_turned_away_total 1"),
         "{}",
         world.metrics()
     );
@@ -480,10 +480,10 @@ async fn calls_are_counted_under_bounded_names() {
     .await;
     let text = world.metrics();
     for line in [
-        "hawser_gateway_calls_total{side=\"Client\",service=\"web.beta\",status=\"2xx\"} 1",
-        "hawser_gateway_calls_total{side=\"Export\",service=\"web\",status=\"2xx\"} 1",
-        "hawser_gateway_calls_total{side=\"Client\",service=\"unknown\",status=\"4xx\"} 1",
-        "hawser_gateway_calls_in_flight{side=\"Client\"} 0",
+        "gateway_calls_total{side=\"Client\",service=\"web.beta\",status=\"2xx\"} 1",
+        "gateway_calls_total{side=\"Export\",service=\"web\",status=\"2xx\"} 1",
+        "gateway_calls_total{side=\"Client\",service=\"unknown\",status=\"4xx\"} 1",
+        "gateway_calls_in_flight{side=\"Client\"} 0",
     ] {
         assert!(text.contains(line), "{line} is missing in\n{text}");
     }

@@ -202,7 +202,7 @@ async fn an_answer_that_breaks_off_never_ends_cleanly() {
         assert!(
             world
                 .metrics()
-                .contains("hawser_gateway_calls_broken_total{side=\"Client\"} 2"),
+                .contains("gateway_calls_broken_total{side=\"Client\"} 2"),
             "{}",
             world.metrics()
         );

@@ -179,6 +179,8 @@ impl Acceptor {
         if self.live.with(&session.peer) >= MAX_SESSIONS_PER_PEER {
             return Err(AcceptError::TooMany(session.peer.clone()));
         }
+        let exchange = metrics::KeyExchange::of(&session, "accepted");
+        self.metrics.key_exchanges.get_or_create(&exchange).inc();
         let drain_at = admit(&handle, &session, &self.own);
         Ok(Accepted::Gateway(Box::new(session), drain_at))
     }

@@ -1,6 +1,7 @@
 //! What the tunnel's side of a gateway counts. Labels come from bounded sets only: the hubs of the configuration, and words of
 //! ours.
 
+use hawser_session::EndToEnd;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -16,6 +17,8 @@ pub(crate) struct Metrics {
     pub(crate) hub_connections: Family<Hub, Counter>,
     /// End-to-end sessions made.
     pub(crate) sessions: Family<Session, Counter>,
+    /// Key exchanges with other gateways.
+    pub(crate) key_exchanges: Family<KeyExchange, Counter>,
     /// End-to-end sessions that failed to come about.
     pub(crate) session_failures: Family<Failure, Counter>,
     /// Live carriers of sessions, both directions.
@@ -56,6 +59,23 @@ pub(crate) struct Session {
     pub(crate) side: &'static str,
 }
 
+/// How the keys of a session were agreed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct KeyExchange {
+    /// The group's name, `none` or `other`.
+    pub(crate) group: &'static str,
+    /// `dialled` or `accepted`.
+    pub(crate) side: &'static str,
+}
+
+impl KeyExchange {
+    /// Of a session.
+    pub(crate) fn of(session: &EndToEnd, side: &'static str) -> Self {
+        let group = session.group.map_or("none", |g| g.as_str().unwrap_or("other"));
+        Self { group, side }
+    }
+}
+
 /// Where a session failed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Failure {
@@ -80,10 +100,10 @@ impl Outcome {
 }
 
 impl Metrics {
-    /// Metrics registered below `hawser_gateway`.
+    /// Metrics registered below `gateway`.
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let m = Self::default();
-        let r = registry.sub_registry_with_prefix("hawser_gateway");
+        let r = registry.sub_registry_with_prefix("gateway");
         r.register(
             "hub_connected",
             "1 while the control connection to the hub is up",
@@ -95,6 +115,11 @@ impl Metrics {
             m.hub_connections.clone(),
         );
         r.register("sessions", "End-to-end sessions made", m.sessions.clone());
+        r.register(
+            "key_exchanges",
+            "Key exchanges with other gateways, by group",
+            m.key_exchanges.clone(),
+        );
         r.register(
             "session_failures",
             "End-to-end sessions that failed",

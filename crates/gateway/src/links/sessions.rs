@@ -135,6 +135,8 @@ impl Dialler {
                     side: "dialled",
                 };
                 self.metrics.sessions.get_or_create(&label).inc();
+                let exchange = metrics::KeyExchange::of(&made.session, "dialled");
+                self.metrics.key_exchanges.get_or_create(&exchange).inc();
             }
             Err(fault) => {
                 let label = metrics::Failure {
