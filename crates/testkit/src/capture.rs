@@ -28,17 +28,7 @@ impl Capture {
         let path = file.to_str().context("the capture's path is no text")?;
         // -U: each packet is written as it comes; -Z: tcpdump would otherwise change user and lose the directory.
         let args = [
-            "-i",
-            interface,
-            "-s",
-            "0",
-            "-U",
-            "-B",
-            "65536",
-            "-Z",
-            "root",
-            "-w",
-            path,
+            "-i", interface, "-s", "0", "-U", "-B", "65536", "-Z", "root", "-w", path,
         ];
         let mut process = Process::start(host, "tcpdump", &args, &log)?;
         process.wait_for_log(wait::SOON, "listening on")?;

@@ -253,7 +253,7 @@ fn served(daemon: &hawser_testkit::Daemon) -> f64 {
     daemon
         .metrics()
         .unwrap()
-        .sum("hawser_gateway_calls_total", &["export"])
+        .sum("hawser_gateway_calls_total", &["side=\"Export\""])
 }
 
 #[test]

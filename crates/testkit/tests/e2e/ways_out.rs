@@ -71,8 +71,11 @@ fn the_hub_splices_all_that_it_moves_and_keys_are_hybrid() {
     );
     for gateway in world.gateways.iter().flatten() {
         let own = gateway.daemon.as_ref().unwrap().metrics().unwrap();
-        let sessions = own.sum("hawser_gateway_sessions_total", &[]);
-        let hybrid = own.sum("hawser_gateway_sessions_total", &["group=\"X25519MLKEM768\""]);
+        let sessions = own.sum("hawser_gateway_key_exchanges_total", &[]);
+        let hybrid = own.sum(
+            "hawser_gateway_key_exchanges_total",
+            &["group=\"X25519MLKEM768\""],
+        );
         assert!(
             sessions >= 1.0 && (sessions - hybrid).abs() < f64::EPSILON,
             "{}",

@@ -149,8 +149,13 @@ fn firewalls(world: &World, claims: &mut Claims) -> Result<()> {
             }
             let dropped = firewall.inbound_dropped()?;
             // What comes from the other domain is already stopped there: it has no such way out.
-            let reached = tries().filter(|(from, _)| from.name() != others[2].name()).count();
-            ensure!(dropped >= reached as u64, "the firewall dropped only {dropped} of {reached}");
+            let reached = tries()
+                .filter(|(from, _)| from.name() != others[2].name())
+                .count();
+            ensure!(
+                dropped >= reached as u64,
+                "the firewall dropped only {dropped} of {reached}"
+            );
             firewall.off()?;
             let other = world.sites.domains[1 - i]
                 .firewall
@@ -270,8 +275,11 @@ fn keys(world: &World, claims: &mut Claims) -> Result<()> {
             let mut lines = Vec::new();
             for (i, domain) in DOMAINS.iter().enumerate() {
                 let metrics = gateway(world, i)?.metrics()?;
-                let all = metrics.sum("hawser_gateway_sessions_total", &[]);
-                let hybrid = metrics.sum("hawser_gateway_sessions_total", &["group=\"X25519MLKEM768\""]);
+                let all = metrics.sum("hawser_gateway_key_exchanges_total", &[]);
+                let hybrid = metrics.sum(
+                    "hawser_gateway_key_exchanges_total",
+                    &["group=\"X25519MLKEM768\""],
+                );
                 ensure!(
                     all >= 1.0 && hybrid >= all,
                     "{domain}: {hybrid} of {all} sessions"
