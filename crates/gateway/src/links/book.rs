@@ -49,6 +49,14 @@ struct Entry<M> {
     session: M,
     drain_at: Instant,
     asking: bool,
+    /// Another one broke: this one may have gone the same way.
+    doubted: bool,
+}
+
+impl<M: Member> Entry<M> {
+    fn is_doubtful(&self) -> bool {
+        self.doubted || self.session.is_doubtful()
+    }
 }
 
 /// Where a request goes.
@@ -56,8 +64,8 @@ struct Entry<M> {
 pub(crate) enum Placed<M: Member> {
     /// Onto a session. With a job when the pool should grow beside it.
     Slot(M::Slot, Option<Job<M>>),
-    /// Nowhere yet. The first to wait is given the job that ends the waiting.
-    Wait(Option<Job<M>>),
+    /// Nowhere yet. The first to wait is given the jobs that end the waiting.
+    Wait(Vec<Job<M>>),
 }
 
 /// Work that the pool's owner does, then tells the book.
@@ -88,24 +96,26 @@ impl<M: Member> Book<M> {
         let best = self
             .entries
             .iter()
-            .filter(|e| !e.asking && !e.session.is_doubtful())
+            .filter(|e| !e.asking && !e.is_doubtful())
             .min_by_key(|e| e.session.in_flight());
         if let Some((slot, load)) = best.and_then(|e| Some((e.session.reserve()?, e.session.in_flight()))) {
             let grow = load >= SPREAD_FROM && self.entries.len() < SPREAD_TO;
             return Placed::Slot(slot, if grow { self.dial() } else { None });
         }
-        if let Some(doubtful) = self
-            .entries
-            .iter_mut()
-            .find(|e| !e.asking && e.session.is_doubtful())
-        {
-            doubtful.asking = true;
-            return Placed::Wait(Some(Job::Ask(doubtful.id, doubtful.session.clone())));
+        let doubtful = self.entries.iter_mut().filter(|e| !e.asking && e.is_doubtful());
+        let asked: Vec<_> = doubtful
+            .map(|e| {
+                e.asking = true;
+                Job::Ask(e.id, e.session.clone())
+            })
+            .collect();
+        if !asked.is_empty() {
+            return Placed::Wait(asked);
         }
         if self.entries.iter().any(|e| e.asking) {
-            return Placed::Wait(None);
+            return Placed::Wait(Vec::new());
         }
-        Placed::Wait(self.dial())
+        Placed::Wait(self.dial().into_iter().collect())
     }
 
     /// The dial brought a session, which takes no new requests from `drain_at` on.
@@ -118,6 +128,7 @@ impl<M: Member> Book<M> {
             session,
             drain_at,
             asking: false,
+            doubted: false,
         });
     }
 
@@ -130,13 +141,18 @@ impl<M: Member> Book<M> {
     /// The session that was asked is alive, or it is not.
     pub(crate) fn answered(&mut self, id: u64, alive: bool) {
         if alive {
-            self.entries
-                .iter_mut()
-                .filter(|e| e.id == id)
-                .for_each(|e| e.asking = false);
+            for e in self.entries.iter_mut().filter(|e| e.id == id) {
+                e.asking = false;
+                e.doubted = false;
+            }
         } else {
             self.entries.retain(|e| e.id != id);
         }
+    }
+
+    /// A session broke. What broke it, such as the death of a hub, may have broken the others: they are asked before use.
+    pub(crate) fn doubt(&mut self) {
+        self.entries.iter_mut().for_each(|e| e.doubted = true);
     }
 
     /// Number of the dial that somebody who waits from now on waits for.
@@ -247,6 +263,17 @@ mod tests {
         Fault::new(hawser_proto::Place::Hub, 502, "x", "", "")
     }
 
+    /// The one session that is to be asked.
+    fn asked(placed: Placed<Fake>) -> u64 {
+        match placed {
+            Placed::Wait(jobs) => match jobs[..] {
+                [Job::Ask(id, _)] => id,
+                _ => panic!("{} jobs", jobs.len()),
+            },
+            Placed::Slot(..) => panic!("not asked"),
+        }
+    }
+
     fn later(now: Instant) -> Instant {
         now + Duration::from_secs(3600)
     }
@@ -255,13 +282,13 @@ mod tests {
     fn one_dials_and_the_others_wait_for_it() {
         let now = Instant::now();
         let mut book = Book::<Fake>::default();
-        assert!(matches!(book.place(now), Placed::Wait(Some(Job::Dial))));
-        assert!(matches!(book.place(now), Placed::Wait(None)));
+        assert!(matches!(book.place(now), Placed::Wait(jobs) if matches!(jobs[..], [Job::Dial])));
+        assert!(matches!(book.place(now), Placed::Wait(jobs) if jobs.is_empty()));
         book.dialled(Fake::with(2), later(now));
         assert!(matches!(book.place(now), Placed::Slot((), None)));
         assert!(matches!(book.place(now), Placed::Slot((), None)));
         assert!(
-            matches!(book.place(now), Placed::Wait(Some(Job::Dial))),
+            matches!(book.place(now), Placed::Wait(jobs) if matches!(jobs[..], [Job::Dial])),
             "full: another one"
         );
     }
@@ -281,7 +308,7 @@ mod tests {
             book.failure(late).is_none(),
             "who comes later has a try of his own"
         );
-        assert!(matches!(book.place(now), Placed::Wait(Some(Job::Dial))));
+        assert!(matches!(book.place(now), Placed::Wait(jobs) if matches!(jobs[..], [Job::Dial])));
     }
 
     #[test]
@@ -291,19 +318,37 @@ mod tests {
         let session = Fake::with(9);
         session.0.doubtful.set(true);
         book.dialled(session.clone(), later(now));
-        let Placed::Wait(Some(Job::Ask(id, _))) = book.place(now) else {
-            panic!("not asked")
-        };
-        assert!(matches!(book.place(now), Placed::Wait(None)));
+        let id = asked(book.place(now));
+        assert!(matches!(book.place(now), Placed::Wait(jobs) if jobs.is_empty()));
         session.0.doubtful.set(false);
         book.answered(id, true);
         assert!(matches!(book.place(now), Placed::Slot((), None)));
         session.0.doubtful.set(true);
-        let Placed::Wait(Some(Job::Ask(id, _))) = book.place(now) else {
-            panic!("not asked")
-        };
+        let id = asked(book.place(now));
         book.answered(id, false);
-        assert!(matches!(book.place(now), Placed::Wait(Some(Job::Dial))));
+        assert!(matches!(book.place(now), Placed::Wait(jobs) if matches!(jobs[..], [Job::Dial])));
+    }
+
+    #[test]
+    fn when_one_breaks_the_others_are_asked_before_they_are_used() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        book.dialled(Fake::with(9), later(now));
+        book.dialled(Fake::with(9), later(now));
+        book.doubt();
+        let Placed::Wait(jobs) = book.place(now) else {
+            panic!("used without asking");
+        };
+        assert_eq!(jobs.len(), 2, "both at the same time");
+        let ids: Vec<_> = jobs
+            .iter()
+            .filter_map(|j| if let Job::Ask(id, _) = j { Some(*id) } else { None })
+            .collect();
+        book.answered(ids[0], false);
+        assert!(matches!(book.place(now), Placed::Wait(jobs) if jobs.is_empty()));
+        book.answered(ids[1], true);
+        assert!(matches!(book.place(now), Placed::Slot((), None)));
+        assert_eq!(book.len(), 1);
     }
 
     #[test]
@@ -337,7 +382,7 @@ mod tests {
         for _ in 1..MAX_SESSIONS {
             book.dialled(Fake::with(0), later(now));
         }
-        assert!(matches!(book.place(now), Placed::Wait(None)));
+        assert!(matches!(book.place(now), Placed::Wait(jobs) if jobs.is_empty()));
         assert!(book.is_full());
     }
 }

@@ -133,6 +133,12 @@ impl HttpPool {
         }
     }
 
+    /// A session broke under a request: it is ended, and the others prove that they live before they are used.
+    pub(crate) fn broke(&self, session: &HttpSession) {
+        session.cut();
+        self.0.book().doubt();
+    }
+
     /// A session that is open now, if there is one.
     pub(crate) fn any(&self) -> Option<HttpSession> {
         self.0.book().any()
@@ -155,14 +161,15 @@ impl HttpPool {
 
     fn place(&self, hubs: &[Arc<str>]) -> Option<Slot> {
         let placed = self.0.book().place(Instant::now());
-        let (slot, job) = match placed {
-            Placed::Slot(slot, job) => (Some(slot), job),
-            Placed::Wait(job) => (None, job),
+        let (slot, jobs) = match placed {
+            Placed::Slot(slot, job) => (Some(slot), job.into_iter().collect()),
+            Placed::Wait(jobs) => (None, jobs),
         };
-        match job {
-            Some(Job::Dial) => drop(tokio::spawn(self.clone().dial(hubs.to_vec()))),
-            Some(Job::Ask(id, session)) => drop(tokio::spawn(self.clone().ask(id, session))),
-            None => {}
+        for job in jobs {
+            match job {
+                Job::Dial => drop(tokio::spawn(self.clone().dial(hubs.to_vec()))),
+                Job::Ask(id, session) => drop(tokio::spawn(self.clone().ask(id, session))),
+            }
         }
         slot
     }

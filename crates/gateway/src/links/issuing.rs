@@ -300,7 +300,7 @@ fn store_failed(error: &StoreError) -> Fault {
 
 fn unhex(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
+    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
     for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
@@ -318,6 +318,7 @@ mod tests {
         let bytes: [u8; 32] = std::array::from_fn(|i| (i * 9) as u8);
         assert_eq!(unhex(&hex(&bytes)), Some(bytes));
         assert_eq!(unhex("00"), None);
+        assert_eq!(unhex(&"+f".repeat(32)), None);
         assert_eq!(unhex(&"zz".repeat(32)), None);
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use hawser_proto::{
-    DomainName, Fault, NodeId, ServiceId,
+    DomainName, Fault, NodeId, Place, ServiceId,
     control::{Protocol, Route},
     session::RequestId,
 };
@@ -36,7 +36,7 @@ use crate::seam::{Body, Calls, HttpLease, SendError};
 
 /// Requests with a body of more bytes than this go on bulk sessions.
 const BULK_FROM: u64 = 1 << 20;
-/// Gateways that are tried for one request before it fails.
+/// Tries of one request or connection before it fails.
 const MAX_TRIES: usize = 3;
 
 /// Everything between the clients' side and the other gateways.
@@ -140,6 +140,7 @@ impl Tunnel {
             };
             match peer.http(Class::Ordinary).slot(&hubs).await {
                 Ok(slot) => return Ok(Placed { peer, hubs, slot }),
+                Err(fault) if is_final(&fault) => return Err(fault),
                 Err(fault) => {
                     peer.failed();
                     last = fault;
@@ -168,44 +169,63 @@ impl Tunnel {
         request: Request<Body>,
     ) -> Result<Response<Body>, SendError> {
         self.metrics.requests.inc();
-        let replay = replayable(&request);
-        let peer = placed.peer.clone();
-        let failed = match self.once(placed, request).await {
-            Ok(response) => return Ok(response),
-            Err(failed) => failed,
-        };
-        let again = match (failed.request, replay) {
-            (Some(unsent), _) => *unsent,
-            (None, Some(replay)) if failed.broken => replay,
-            (None, _) => {
-                return Err(SendError {
-                    fault: failed.fault,
-                    request: None,
-                });
+        let (mut placed, mut request) = (placed, request);
+        // Whether some peer may have seen it: then nobody else may take it for unsent.
+        let mut seen = false;
+        let mut tries = 1;
+        loop {
+            let replay = replayable(&request);
+            let peer = placed.peer.clone();
+            let failed = match self.once(placed, request).await {
+                Ok(response) => return Ok(response),
+                Err(failed) => failed,
+            };
+            seen |= failed.request.is_none();
+            let again = match (failed.request, replay) {
+                (Some(unsent), _) => Some(*unsent),
+                (None, replay) if failed.broken => replay,
+                (None, _) => None,
+            };
+            let unsent = |request| (!seen).then(|| Box::new(request));
+            match again {
+                None => {
+                    return Err(SendError {
+                        fault: failed.fault,
+                        request: None,
+                    });
+                }
+                Some(last) if tries >= MAX_TRIES => {
+                    return Err(SendError {
+                        fault: failed.fault,
+                        request: unsent(last),
+                    });
+                }
+                Some(again) => request = again,
             }
-        };
-        self.metrics.retries.inc();
-        peer.failed();
-        let placed = match self.place(&service, Some(peer.node())).await {
-            Ok(placed) => placed,
-            Err(fault) => {
-                return Err(SendError {
-                    fault,
-                    request: Some(Box::new(again)),
-                });
-            }
-        };
-        let last = self.once(placed, again).await;
-        last.map_err(|failed| SendError {
-            fault: failed.fault,
-            request: failed.request,
-        })
+            tries += 1;
+            self.metrics.retries.inc();
+            peer.failed();
+            placed = match self.place(&service, Some(peer.node())).await {
+                Ok(placed) => placed,
+                Err(fault) => {
+                    return Err(SendError {
+                        fault,
+                        request: unsent(request),
+                    });
+                }
+            };
+        }
     }
 
     /// One try.
     async fn once(&self, placed: Placed, request: Request<Body>) -> Result<Response<Body>, Failed> {
         let Placed { peer, hubs, mut slot } = placed;
-        if is_bulk(&request) {
+        let class = if is_bulk(&request) {
+            Class::Bulk
+        } else {
+            Class::Ordinary
+        };
+        if class == Class::Bulk {
             drop(slot);
             slot = match peer.http(Class::Bulk).slot(&hubs).await {
                 Ok(slot) => slot,
@@ -218,10 +238,17 @@ impl Tunnel {
                 }
             };
         }
-        slot.send(request).await.map_err(|e| Failed {
-            fault: faults::request_lost(peer.node(), &deepest(&e.error)),
-            broken: is_broken(&e.error),
-            request: e.request.map(Box::new),
+        let session = slot.session().clone();
+        slot.send(request).await.map_err(|e| {
+            let broken = is_broken(&e.error);
+            if broken {
+                peer.http(class).broke(&session);
+            }
+            Failed {
+                fault: faults::request_lost(peer.node(), &deepest(&e.error)),
+                broken,
+                request: e.request.map(Box::new),
+            }
         })
     }
 
@@ -238,6 +265,7 @@ impl Tunnel {
                     self.metrics.connections.inc();
                     return Ok(session);
                 }
+                Err(fault) if is_final(&fault) => return Err(fault),
                 Err(fault) => {
                     peer.failed();
                     last = fault;
@@ -319,6 +347,11 @@ impl Sink for Tunnel {
     fn counted(&self) {
         self.metrics.control_messages.inc();
     }
+}
+
+/// Whether another gateway would say the same: a refusal by rule, not a failure.
+fn is_final(fault: &Fault) -> bool {
+    fault.place == Place::Policy || fault.status < 500
 }
 
 fn is_bulk(request: &Request<Body>) -> bool {
