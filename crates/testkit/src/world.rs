@@ -438,7 +438,16 @@ impl World {
         let first = self.gateways[domain].first_mut().context("no gateway")?;
         first.running()?.wait_ready(SETUP)?;
         let token = first.command(&["token", "gateway"], "")?;
-        gateway.command(&["join", &format!("gw{}", n + 1)], &token)?;
+        // The running issuer takes notice of a new token within a second.
+        let name = format!("gw{}", n + 1);
+        wait::until(wait::SOON, &format!("{name} to join"), || {
+            let (_, why, joined) = hawser::try_run(&gateway.host, &gateway.config, &["join", &name], &token)?;
+            ensure!(
+                joined || why.contains("no connected issuer"),
+                "hawser join {name}: {why}"
+            );
+            Ok(joined.then_some(()))
+        })?;
         // Whom a gateway trusts is its own to know: each accepts the peers of its domain.
         let peer = self.gateways[1 - domain].first().context("no gateway")?;
         let peering = peer.command(&["domain", "peer", "token"], "")?;

@@ -2,11 +2,12 @@
 
 use std::{
     fs::File,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
     process::{Command, Output},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -111,6 +112,11 @@ impl Host {
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
+    }
+
+    /// Whether a connection from here succeeds. An expected success may wait long, an expected failure need not.
+    pub fn connects(&self, to: SocketAddr, within: Duration) -> Result<bool> {
+        self.enter(|| TcpStream::connect_timeout(&to, within).is_ok())
     }
 
     /// Makes it a router.
