@@ -1,4 +1,8 @@
 //! The command line: what there is to type, and the help for it. What each command does is in [`crate::command`].
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "comments here are help on a terminal, where [hub] is a table's name"
+)]
 
 use std::{path::PathBuf, time::Duration};
 

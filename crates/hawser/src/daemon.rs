@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use hawser_gateway::Gateway;
 use hawser_hub::Hub;
 use prometheus_client::registry::Registry;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -37,6 +38,7 @@ pub(crate) enum Which {
 pub(crate) fn run(path: &Path, which: Which) -> anyhow::Result<()> {
     let config = load(path, which)?;
     let log = logs::start(&config.log)?;
+    raise_descriptor_limit();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -252,6 +254,9 @@ impl Daemon {
     }
 }
 
+/// What readiness says of a process that ends.
+const DRAINING: &str = "draining";
+
 struct HubSource(Arc<Hub>);
 
 impl Source for HubSource {
@@ -268,7 +273,11 @@ impl Source for HubSource {
     }
 
     fn ready(&self) -> Result<(), String> {
-        Ok(())
+        if self.0.status().draining {
+            Err(DRAINING.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -288,7 +297,9 @@ impl Source for GatewaySource {
     }
 
     fn ready(&self) -> Result<(), String> {
-        if self.0.is_ready() {
+        if self.0.status().links.draining {
+            Err(DRAINING.into())
+        } else if self.0.is_ready() {
             Ok(())
         } else {
             Err("not connected to any hub".into())
@@ -337,6 +348,18 @@ impl End {
 
 fn listen(kind: SignalKind) -> anyhow::Result<Signal> {
     signal(kind).context("signals cannot be received")
+}
+
+/// Every connection takes a descriptor, and a session at the hub two: all that the machine's administrator allows are used.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, current = limit.current, "the limit of open files cannot be raised");
+    }
 }
 
 /// Tells the service manager, if one asked to be told (sd_notify(3)).

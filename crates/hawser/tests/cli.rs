@@ -189,6 +189,32 @@ fn peers_are_accepted_only_when_they_are_compared() {
         root
     );
 
+    m.run(&["domain", "peer", "remove", "beta", "--state", "acme"])
+        .ok();
+    m.write("token", &token);
+    let ask = |answer: &str| {
+        m.run_on_terminal(
+            &[
+                "domain",
+                "peer",
+                "accept",
+                "--token-file",
+                "token",
+                "--state",
+                "acme",
+            ],
+            answer,
+        )
+    };
+    for no in ["n\n", "\n", "yes please\n"] {
+        let r = ask(no);
+        assert!(
+            r.code == 1 && r.out.contains(words) && r.out.contains("[y/N]") && r.out.contains("not accepted"),
+            "{r:?}"
+        );
+    }
+    assert_eq!(ask("y\n").code, 0);
+
     let own = m.run_with(&["domain", "peer", "accept", "--yes", "--state", "beta"], &token);
     assert!(own.code == 1 && own.err.contains("this very domain"), "{own:?}");
     m.run(&["domain", "peer", "remove", "beta", "--state", "acme"])

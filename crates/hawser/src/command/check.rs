@@ -34,6 +34,9 @@ pub(super) fn run(path: &Path, output: Output) -> anyhow::Result<()> {
     }
     if let Some(Ok(plan)) = config.gateway.as_ref().map(|c| c.check()) {
         part(plan.to_string())?;
+        for warning in plan.warnings() {
+            part(format!("warning: {warning}"))?;
+        }
     }
     if let Some(listen) = config.admin.listen {
         part(format!("metrics and health on http://{}", listen.0))?;

@@ -69,6 +69,16 @@ impl Machine {
         finish(setsid, input)
     }
 
+    /// On a terminal of its own, on which somebody types this. What it prints there is all in `out`.
+    pub fn run_on_terminal(&self, args: &[&str], typed: &str) -> Ran {
+        let line = [&[env!("CARGO_BIN_EXE_hawser")], args].concat().join(" ");
+        let mut script = Command::new("script");
+        script
+            .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+            .current_dir(self.0.path());
+        finish(script, typed)
+    }
+
     pub fn run_env(&self, args: &[&str], name: &str, value: &str) -> Ran {
         let mut c = self.command(args);
         c.env(name, value);
