@@ -4,14 +4,20 @@
 //! trust vouches for and leaves the rest to policy. A joiner has no certificate yet: [`enrol_connect`] checks the issuer's
 //! root alone, and the joiner proves itself by its token inside.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use hawser_identity::{Fingerprint, IdentityError, Proved, SharedCredentials, SharedTrust, tls};
 use hawser_proto::{ALPN_END_TO_END, DomainName, NodeId, UnixTime};
 use minicbor::{Decode, Encode};
 use rustls::{ClientConfig, NamedGroup, ServerConfig};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf},
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -28,7 +34,7 @@ const READ_BUFFER: usize = 64 * 1024;
 /// Label of the exporter value (RFC 8446, 7.5) that a joiner's proof is bound to.
 const JOIN_EXPORTER: &[u8] = b"EXPORTER-hawser-join";
 
-type Stream = TlsStream<BufReader<BoxedCarrier>>;
+type Stream = TlsStream<Wire>;
 
 /// Why an end-to-end session failed.
 #[derive(Debug, thiserror::Error)]
@@ -151,8 +157,48 @@ fn identity(peer: &str) -> impl Fn(IdentityError) -> SessionError {
     }
 }
 
-fn buffered(carrier: BoxedCarrier) -> BufReader<BoxedCarrier> {
-    BufReader::with_capacity(READ_BUFFER, carrier)
+fn buffered(carrier: BoxedCarrier) -> Wire {
+    Wire(BufReader::with_capacity(READ_BUFFER, carrier))
+}
+
+/// The carrier under the end-to-end TLS. The end of one direction is said by TLS (close_notify) and by nothing else: the
+/// carrier stays whole until it is dropped, because proxies on the way take a TCP half-close for the end of everything.
+pub(crate) struct Wire(BufReader<BoxedCarrier>);
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, out)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
 }
 
 impl EndToEnd {
@@ -200,7 +246,7 @@ impl EndToEnd {
     }
 
     pub(crate) fn carrier(&self) -> &dyn Carrier {
-        self.stream.get_ref().0.get_ref().as_ref()
+        self.stream.get_ref().0.0.get_ref().as_ref()
     }
 
     pub(crate) fn stream_mut(&mut self) -> &mut (impl AsyncRead + AsyncWrite + Send + Unpin + use<>) {
