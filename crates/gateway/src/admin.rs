@@ -17,20 +17,22 @@ use hawser_proto::{
     session::{Issued, Open, join_statement},
 };
 use hawser_session::{
-    SessionError,
+    BoxedCarrier, SessionError,
     carrier::Ways,
     end_to_end::enrol_connect,
     hop::{HopError, join_admit, join_pair},
 };
 use hawser_store::{Store, StoreError};
 use serde::Serialize;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::links::records::{
     HUBS, HubRecord, ISSUED, IssuedRecord, PEERS, PeerRecord, REVOKED, RevokedRecord, TOKENS, TokenRecord,
     hex,
 };
 
+/// How long a new token may take from the gateway that made it to its hubs.
+const TOKEN_TRAVEL: Duration = Duration::from_secs(3);
 /// Longest wait for the issuer's answer to a joiner.
 const ANSWER: Duration = Duration::from_secs(20);
 
@@ -408,6 +410,25 @@ pub async fn summary(dir: &Path) -> Result<Summary, AdminError> {
     })
 }
 
+/// Asks the hub for an issuer. A token just made may still be on its way from its gateway to the hub, so one that the hub
+/// does not know is shown again for a while.
+async fn pair(
+    token: &GatewayToken,
+    hub: &HubAddress,
+    pin: Fingerprint,
+    ways: &Ways,
+) -> Result<BoxedCarrier, HopError> {
+    let end = Instant::now() + TOKEN_TRAVEL;
+    loop {
+        match join_pair(ways, hub, pin, &token.domain, *token.hub_half.expose()).await {
+            Err(HopError::Refused(fault)) if fault.code == "join-token-unknown" && Instant::now() < end => {
+                sleep(TOKEN_TRAVEL / 10).await;
+            }
+            done => return done,
+        }
+    }
+}
+
 async fn ask_issuer(
     name: &NodeName,
     token: &GatewayToken,
@@ -416,7 +437,7 @@ async fn ask_issuer(
     request: &[u8],
     ways: &Ways,
 ) -> Result<Issued, AdminError> {
-    let carrier = join_pair(ways, hub, pin, &token.domain, *token.hub_half.expose()).await?;
+    let carrier = pair(token, hub, pin, ways).await?;
     let mut session = enrol_connect(carrier, token.domain.clone(), token.root).await?;
     let statement = join_statement(name, request, session.exporter());
     let join = Open::Join {

@@ -30,7 +30,8 @@ pub struct GatewayConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub drain: Duration,
-    /// Life of the certificates that this gateway issues, if it is an issuer; from "10m" to "7d". Default: "24h".
+    /// Life of the certificates that this gateway issues, if it is an issuer; from "10s" to "7d", and in
+    /// earnest not under "10m". Default: "24h".
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub certificate_life: Duration,

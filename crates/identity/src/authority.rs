@@ -26,7 +26,8 @@ pub const ISSUER_LIFE: Duration = Duration::from_secs(90 * DAY);
 pub const LEAF_LIFE: Duration = Duration::from_secs(DAY);
 
 const DAY: u64 = 24 * 3600;
-/// How far the beginning of a certificate lies back, for clocks that are slow.
+/// How far the beginning of a certificate lies back at most, for clocks that are slow. Never more than half of its life, so
+/// that the middle of a short one still lies ahead.
 const BACKDATE: u64 = 60;
 /// Longest certification request that is looked at, in bytes.
 const MAX_REQUEST: usize = 8 * 1024;
@@ -360,7 +361,8 @@ pub(crate) fn params(
     params.subject_alt_names = vec![SanType::URI(uri)];
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
-    params.not_before = date(UnixTime(now.0.saturating_sub(BACKDATE)))?;
+    let back = BACKDATE.min(now.until(not_after).as_secs() / 2);
+    params.not_before = date(UnixTime(now.0.saturating_sub(back)))?;
     params.not_after = date(not_after)?;
     // Positive, and 127 random bits: unique although a renewal keeps the key.
     let mut serial = [0; 16];

@@ -235,7 +235,7 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
     bad.between(
         "gateway.certificate_life",
         c.certificate_life,
-        minute * 10,
+        Duration::from_secs(10),
         minute * 60 * 24 * 7,
     );
     bad.between("gateway.drain", c.drain, Duration::ZERO, minute * 60);

@@ -1,6 +1,6 @@
 //! What a plan would run, for people: `hawser check` prints it.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use ipnet::IpNet;
 
@@ -14,6 +14,12 @@ impl GatewayPlan {
             all.push(format!(
                 "export {}: no `allow` rule, so nobody may call it",
                 e.name
+            ));
+        }
+        if self.certificate_life < Duration::from_secs(600) {
+            all.push(format!(
+                "certificate_life: {:?} leaves little time to renew when an issuer is away; 10m or more is usual",
+                self.certificate_life
             ));
         }
         let only_loopback = |clients: &[IpNet]| clients.iter().all(|n| n.addr().is_loopback());
