@@ -34,12 +34,14 @@ fn an_origin_that_breaks_off_is_seen_as_an_error() {
                 for (manner, curl) in manners {
                     let answer = curl.call().unwrap();
                     let said = format!("{} {manner} {path}", way.words());
-                    assert_eq!(answer.status, 200, "{said}: the head came before the break");
-                    assert_ne!(
-                        answer.exit,
-                        0,
-                        "{said}: seen as a whole answer of {} bytes",
-                        answer.body.len()
+                    // The head came before the break; HTTP/2 may drop what it has queued when a stream is reset, the
+                    // head included. Then the gateway says that the answer is broken, or the client sees the reset.
+                    let broken = answer.exit != 0 || answer.status == 502;
+                    assert!(
+                        broken,
+                        "{said}: seen as a whole answer of {} bytes, status {}",
+                        answer.body.len(),
+                        answer.status
                     );
                 }
             }
