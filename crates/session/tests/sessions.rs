@@ -1,5 +1,7 @@
 //! Two gateways and a hub on loopback, with real identities: the hop, pairing, the blind relay, and what rides on it.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::{
     convert::Infallible,
     io,
