@@ -55,22 +55,27 @@ impl Capture {
 }
 
 impl Capture {
-    /// Sends a last packet and waits until it is in the file: then all that went before is.
+    /// Sends last packets until one is in the file: then all that went before is.
     fn flush(&self) -> Result<()> {
-        // A documentation address that is nowhere: the packet leaves by the default route and is dropped.
+        // A documentation address that is nowhere: the packets leave by the default route and are dropped.
         const NOWHERE: &str = "192.0.2.200:9";
-        let last = format!("last packet of {}", self.file.display());
-        self.host
-            .enter(|| UdpSocket::bind("0.0.0.0:0")?.send_to(last.as_bytes(), NOWHERE))??;
-        wait::for_condition(wait::SOON, "the capture to be written", || {
-            fs::read(&self.file)
-                .is_ok_and(|b| memory::count(&b[b.len().saturating_sub(TAIL)..], last.as_bytes()) > 0)
-        })
+        // The kernel hands packets over in blocks of some 256 KiB, and an idle machine may leave one unfinished for long.
+        const AT_ONCE: usize = 100;
+        const LEN: usize = 1400;
+        let mut last = format!("last packet of {}", self.file.display()).into_bytes();
+        let mark = last.clone();
+        last.resize(LEN, 0);
+        self.host.enter(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            wait::until(wait::SOON, "the capture to be written", || {
+                for _ in 0..AT_ONCE {
+                    socket.send_to(&last, NOWHERE)?;
+                }
+                Ok((memory::count(&fs::read(&self.file)?, &mark) > 0).then_some(()))
+            })
+        })?
     }
 }
-
-/// Where the last packet must be: near the end of the file.
-const TAIL: usize = 64 * 1024;
 
 /// A finished capture.
 pub struct Packets {

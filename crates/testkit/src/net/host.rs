@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
     process::{Command, Output},
@@ -114,9 +115,10 @@ impl Host {
         })
     }
 
-    /// Whether a connection from here succeeds. An expected success may wait long, an expected failure need not.
+    /// Whether a connection from here is established. An expected success may wait long, an expected failure need not.
     pub fn connects(&self, to: SocketAddr, within: Duration) -> Result<bool> {
-        self.enter(|| TcpStream::connect_timeout(&to, within).is_ok())
+        let outcome = self.enter(|| TcpStream::connect_timeout(&to, within).map(drop))?;
+        Ok(outcome.map_or_else(|e| was_established(&e), |()| true))
     }
 
     /// Makes it a router.
@@ -162,5 +164,37 @@ impl Host {
                 .build()
         })??;
         Ok(runtime)
+    }
+}
+
+/// Whether an attempt to connect failed only after the other side had accepted: a listener that closes at once looks so. The
+/// kernel reports these only of a connection that was established; the reset of an attempt is a refusal.
+fn was_established(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_reset_at_once_is_reached_and_one_that_is_refused_is_not() {
+        let here = Host::new("here", Ipv4Addr::LOCALHOST, None);
+        let listener = here.listen(here.at(0)).unwrap();
+        let at = listener.local_addr().unwrap();
+        let runtime = here.runtime().unwrap();
+        let resetting = runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_zero_linger().unwrap();
+            }
+        });
+        for _ in 0..200 {
+            assert!(here.connects(at, Duration::from_secs(20)).unwrap());
+        }
+        resetting.abort();
+        drop(runtime);
+        assert!(!here.connects(at, Duration::from_secs(20)).unwrap());
     }
 }
