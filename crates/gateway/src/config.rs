@@ -151,7 +151,7 @@ pub enum ImportProtocol {
 pub struct ExportConfig {
     /// Its name within the domain: one DNS label. No default.
     pub name: String,
-    /// The web service's base: "http://HOST[:PORT]" or "https://HOST[:PORT]", without a path. Default: none.
+    /// The web service's base: `http://HOST[:PORT]` or `https://HOST[:PORT]`, without a path. Default: none.
     #[serde(default)]
     pub http: Option<String>,
     /// The TCP service's address: "HOST:PORT". Default: none.

@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HubConfig {
-    /// Addresses to listen on for gateways and joiners, as IP:PORT ("[::]:8443" is every address of both families).
+    /// Addresses to listen on for gateways and joiners, as IP:PORT (`[::]:8443` is every address of both families).
     #[serde(default = "default_listen")]
     pub listen: Vec<String>,
     /// Where the hub keeps its identity and database; made with mode 0700 if it is missing.
