@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{OnceLock, mpsc},
@@ -41,6 +42,8 @@ impl Process {
         let mut command = host.command("setpriv");
         command.args(["--pdeathsig", "KILL", "--", program]).args(args);
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        // Ctrl-C in a terminal is for us, who then end it, and not for it.
+        command.process_group(0);
         change(&mut command);
         let what = format!("{program} on {}", host.name());
         let child = spawn(command).with_context(|| format!("cannot start {what}"))?;

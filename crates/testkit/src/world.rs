@@ -166,7 +166,13 @@ impl Spec {
     pub fn gateway_config(&self, sites: &Sites, domain: usize, host: &Host, state: &Path) -> String {
         let site = &sites.domains[domain];
         let other = DOMAINS[1 - domain];
-        let clients = format!("clients = [\"{}\"]", site.network);
+        // On the loopback every client comes from 127.0.0.1, whichever host it stands for.
+        let network = if sites.are_namespaces() {
+            site.network.as_str()
+        } else {
+            "127.0.0.0/8"
+        };
+        let clients = format!("clients = [\"{network}\"]");
         let mut text = admin_table(host);
         text += &format!(
             "[gateway]\nstate = \"{}\"\n{}",

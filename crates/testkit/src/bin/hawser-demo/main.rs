@@ -33,7 +33,8 @@ fn main() -> ExitCode {
 fn run(once: bool) -> Result<bool> {
     let stop = on_ctrl_c()?;
     let mut claims = Claims::new(stop.clone());
-    let tunnel = tunnel::show(&mut claims)?;
+    // Ctrl-C in a terminal also ends a command that is being waited for: that failure is none.
+    let tunnel = tunnel::show(&mut claims).or_else(|e| go_on(&stop).and(Err(e)))?;
     claims.sum_up();
     if once {
         return Ok(claims.all_held());

@@ -77,8 +77,13 @@ fn map(world: &World, claims: &Claims) {
         println!("  net    the hub is at {hub}");
     }
     for site in &world.sites.domains {
+        let guarded = if site.firewall.is_some() {
+            "; may go out to the hub only, nobody comes in"
+        } else {
+            ""
+        };
         println!(
-            "  {}   {}  gateway {}, applications {}; may go out to the hub only, nobody comes in",
+            "  {}   {}  gateway {}, applications {}{guarded}",
             site.name,
             site.network,
             site.gateways[0].address(),
