@@ -25,6 +25,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use crate::{
     carrier::{BoxedCarrier, Carrier},
     frame,
+    notice::Noticing,
 };
 
 /// Longest wait for the end-to-end handshake.
@@ -84,7 +85,7 @@ pub struct EndToEnd {
     pub proved: Proved,
     /// The negotiated key exchange.
     pub group: Option<NamedGroup>,
-    stream: Stream,
+    stream: Noticing<Stream>,
 }
 
 impl std::fmt::Debug for EndToEnd {
@@ -210,9 +211,9 @@ impl EndToEnd {
         Ok(Self {
             peer: proved.id.clone(),
             peer_not_after: proved.not_after,
-            proved,
             group,
-            stream,
+            stream: Noticing::new(stream, proved.id.clone()),
+            proved,
         })
     }
 
@@ -246,14 +247,14 @@ impl EndToEnd {
     }
 
     pub(crate) fn carrier(&self) -> &dyn Carrier {
-        self.stream.get_ref().0.0.get_ref().as_ref()
+        self.stream.inner().get_ref().0.0.get_ref().as_ref()
     }
 
     pub(crate) fn stream_mut(&mut self) -> &mut (impl AsyncRead + AsyncWrite + Send + Unpin + use<>) {
         &mut self.stream
     }
 
-    pub(crate) fn into_stream(self) -> Stream {
+    pub(crate) fn into_stream(self) -> Noticing<Stream> {
         self.stream
     }
 }

@@ -16,6 +16,7 @@ pub mod socket;
 pub mod tcp;
 
 mod body;
+mod notice;
 mod slots;
 
 pub use body::{Body, BoxError, empty, full};
