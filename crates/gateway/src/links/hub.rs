@@ -172,7 +172,11 @@ impl Hub {
             match timeout(GRANT_TIMEOUT, answer).await {
                 Ok(Ok(result)) => return result,
                 Ok(Err(_)) => {}
-                Err(_) => return Err(faults::hub_silent(&self.key, GRANT_TIMEOUT)),
+                Err(_) => {
+                    let fault = faults::hub_silent(&self.key, GRANT_TIMEOUT);
+                    warn!(hub = %self.key, %fault, "a request for a session was not answered");
+                    return Err(fault);
+                }
             }
         }
         Err(faults::hub_lost(&self.key))

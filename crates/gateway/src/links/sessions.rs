@@ -194,6 +194,9 @@ pub(crate) fn admit(handle: &Handle, session: &EndToEnd, own: &SharedCredentials
 }
 
 fn hop_fault(hub: &str, peer: &NodeId, error: HopError) -> Fault {
+    if !matches!(error, HopError::Refused(_)) {
+        warn!(%hub, %peer, %error, "the hub granted a session, but did not bring it about");
+    }
     match error {
         HopError::Refused(fault) => fault,
         HopError::Dial(e) => faults::hub_not_connected(hub, &e.to_string()),
@@ -205,6 +208,7 @@ fn hop_fault(hub: &str, peer: &NodeId, error: HopError) -> Fault {
 fn session_fault(peer: &NodeId, error: &SessionError) -> Fault {
     match error {
         SessionError::Timeout { .. } => {
+            warn!(%peer, %error, "a session came to nothing");
             faults::session_timeout(peer, hawser_session::end_to_end::HANDSHAKE_TIMEOUT)
         }
         SessionError::Tls { source, .. } if source.kind() == std::io::ErrorKind::InvalidData => {
@@ -215,6 +219,9 @@ fn session_fault(peer: &NodeId, error: &SessionError) -> Fault {
             warn!(%peer, %error, "the other side did not prove that it is this gateway");
             faults::peer_refused(peer, &source.to_string())
         }
-        e => faults::session_failed(peer, &e.to_string()),
+        e => {
+            warn!(%peer, error = %e, "a session came to nothing");
+            faults::session_failed(peer, &e.to_string())
+        }
     }
 }
