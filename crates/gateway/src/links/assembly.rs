@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::BoxFuture, stream};
 use hawser_identity::{IdentityError, SharedCredentials, Trust};
 use hawser_proto::{
     UnixTime,
@@ -35,6 +35,7 @@ use super::{
     issuing::{CONCERN, Issuing},
     live::Live,
     metrics::Metrics,
+    peer::Peer,
     renewal::Renewal,
     sessions::Dialler,
     status::{CertificateStatus, HubStatus, IssuerStatus, LinksStatus, PeerStatus},
@@ -422,6 +423,7 @@ fn audience(tunnel: &Tunnel, live: &Live, own: &SharedCredentials) -> BTreeSet<h
         .collect()
 }
 
+/// Tells gateways of the own domain's revocation lists, and asks them for theirs. `dial`: makes a session for it.
 async fn tell_all(
     tunnel: Arc<Tunnel>,
     keeper: Keeper,
@@ -429,18 +431,33 @@ async fn tell_all(
     nodes: BTreeSet<hawser_proto::NodeId>,
     dial: bool,
 ) {
-    let lists = keeper.own_lists();
+    let lists = Arc::new(keeper.own_lists());
     let hubs: Vec<_> = tunnel.hubs.all().iter().map(|hub| hub.key.clone()).collect();
-    stream::iter(nodes)
-        .for_each_concurrent(TELL_AT_ONCE, |node| {
-            let (tunnel, lists, hubs) = (&tunnel, &lists, &hubs);
-            async move {
-                let peer = tunnel.peer(&node);
-                if dial && let Err(fault) = peer.http(Class::Ordinary).slot(hubs).await {
-                    debug!(peer = %node, %fault, "cannot tell it of a revocation; its hub will");
-                }
-                peer.tell(state, lists).await;
+    let one = |node| {
+        let peer = tunnel.peer(&node);
+        exchange_lists(peer, keeper.clone(), state, lists.clone(), hubs.clone(), dial)
+    };
+    stream::iter(nodes).for_each_concurrent(TELL_AT_ONCE, one).await;
+}
+
+fn exchange_lists(
+    peer: Arc<Peer>,
+    keeper: Keeper,
+    state: u64,
+    own: Arc<Vec<Vec<u8>>>,
+    hubs: Vec<Arc<str>>,
+    dial: bool,
+) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        if dial {
+            let made = peer.http(Class::Ordinary).slot(&hubs).await;
+            if let Err(fault) = made {
+                debug!(peer = %peer.node(), %fault, "cannot tell it of a revocation; its hub will");
             }
-        })
-        .await;
+        }
+        peer.tell(state, &own).await;
+        if let Some(session) = peer.session(&hubs).await {
+            peer.ask(session, &keeper).await;
+        }
+    })
 }

@@ -4,10 +4,14 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hawser_proto::{NodeId, frame::MAX_FRAME};
-use hawser_session::http::{HttpSession, INTERNAL, PING_PATH};
-use http::{Method, Request, Response, StatusCode};
+use hawser_session::http::{HttpSession, INTERNAL, PING_PATH, Slot};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ETAG, IF_NONE_MATCH},
+};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Limited};
+use minicbor::bytes::ByteVec;
 use std::time::Duration;
 use tokio::time::timeout;
 use tracing::debug;
@@ -15,8 +19,11 @@ use tracing::debug;
 use super::trust::Keeper;
 use crate::seam::{Body, SERVICE};
 
-/// Where revocation lists are taken in: POST, answered 204, or 422 when it is not a good one.
+/// Where revocation lists are taken in (POST: 204, or 422 when it is not a good one), and where those of the gateway's own
+/// domain are to be had (GET: a CBOR array of byte strings with an entity tag, or 304).
 pub(crate) const REVOCATIONS_PATH: &str = "/revocations";
+/// Longest entity tag that is kept.
+const MAX_TAG: usize = 64;
 /// Longest wait for a list to come in, and for one to be taken.
 const LIST_WAIT: Duration = Duration::from_secs(10);
 
@@ -38,6 +45,7 @@ where
     Box::pin(async move {
         match (request.method(), request.uri().path()) {
             (&Method::GET, PING_PATH) => status(StatusCode::NO_CONTENT),
+            (&Method::GET, REVOCATIONS_PATH) => own_lists(&keeper.own_lists(), request.headers()),
             (&Method::POST, REVOCATIONS_PATH) => {
                 let list = Limited::new(request.into_body(), MAX_FRAME).collect();
                 let Ok(Ok(list)) = timeout(LIST_WAIT, list).await else {
@@ -66,6 +74,56 @@ pub(crate) async fn tell(session: &HttpSession, list: Vec<u8>) -> bool {
     matches!(timeout(LIST_WAIT, slot.send(request)).await, Ok(Ok(answer)) if answer.status().is_success())
 }
 
+/// Asks for the lists of the peer's domain; nothing if they are those of the entity tag `known`, or cannot be had. Whoever
+/// speaks with an honest gateway learns in this way what a hub withholds.
+pub(crate) async fn ask(session: HttpSession, known: Option<String>) -> Option<(String, Vec<Vec<u8>>)> {
+    let mut request = Request::get(format!("http://{INTERNAL}{REVOCATIONS_PATH}"));
+    if let Some(known) = known {
+        request = request.header(IF_NONE_MATCH, known);
+    }
+    let (slot, request) = (session.reserve()?, request.body(hawser_session::empty()).ok()?);
+    let (tag, body) = timeout(LIST_WAIT, answered(slot, request)).await.ok()??;
+    let lists: Vec<ByteVec> = minicbor::decode(&body).ok()?;
+    Some((tag, lists.into_iter().map(Into::into).collect()))
+}
+
+/// Entity tag and body of an answer, if it is one with lists.
+async fn answered(slot: Slot, request: Request<Body>) -> Option<(String, Vec<u8>)> {
+    let response = slot.send(request).await.ok()?;
+    let tag = response.headers().get(ETAG)?.to_str().ok()?.to_owned();
+    if response.status() != StatusCode::OK || tag.len() > MAX_TAG {
+        return None;
+    }
+    let (mut body, mut bytes) = (response.into_body(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        let data = frame.ok()?.into_data().unwrap_or_default();
+        if bytes.len() + data.len() > MAX_FRAME {
+            return None;
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Some((tag, bytes))
+}
+
+fn own_lists(lists: &[Vec<u8>], asked: &HeaderMap) -> Response<Body> {
+    let lists: Vec<ByteVec> = lists.iter().cloned().map(ByteVec::from).collect();
+    let Ok(body) = minicbor::to_vec(&lists) else {
+        return status(StatusCode::INTERNAL_SERVER_ERROR);
+    };
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &body);
+    let tag: String = hash.as_ref()[..16].iter().map(|b| format!("{b:02x}")).collect();
+    let Ok(tag) = HeaderValue::from_str(&format!("\"{tag}\"")) else {
+        return status(StatusCode::INTERNAL_SERVER_ERROR);
+    };
+    let mut response = if asked.get(IF_NONE_MATCH) == Some(&tag) {
+        status(StatusCode::NOT_MODIFIED)
+    } else {
+        Response::new(hawser_session::full(body))
+    };
+    response.headers_mut().insert(ETAG, tag);
+    response
+}
+
 fn status(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(hawser_session::empty());
     *response.status_mut() = status;
@@ -75,6 +133,19 @@ fn status(status: StatusCode) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_are_sent_once_and_again_when_they_change() {
+        let first = own_lists(&[vec![1], vec![2]], &HeaderMap::new());
+        assert_eq!(first.status(), StatusCode::OK);
+        let mut asked = HeaderMap::new();
+        asked.insert(IF_NONE_MATCH, first.headers()[ETAG].clone());
+        assert_eq!(
+            own_lists(&[vec![1], vec![2]], &asked).status(),
+            StatusCode::NOT_MODIFIED
+        );
+        assert_eq!(own_lists(&[vec![1], vec![3]], &asked).status(), StatusCode::OK);
+    }
 
     #[test]
     fn a_client_cannot_reach_the_gateway_itself_by_naming_its_authority() {

@@ -14,7 +14,10 @@ use hawser_proto::{
     frame::MAX_FRAME_UNPROVED,
     session::{Open, Opened, RequestId},
 };
-use hawser_session::{EndToEnd, SessionError, http::Class};
+use hawser_session::{
+    EndToEnd, SessionError,
+    http::{Class, HttpSession},
+};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -24,6 +27,7 @@ use super::{
     internal,
     live::Handle,
     sessions::{Dialler, Kind},
+    trust::Keeper,
     warm::Warm,
 };
 
@@ -48,6 +52,8 @@ pub(crate) struct Peer {
     avoid: AtomicU64,
     /// Which state of the own domain's revocation lists it was told.
     told: AtomicU64,
+    /// Entity tag of the revocation lists that it was last heard of.
+    heard: Mutex<Option<String>>,
 }
 
 struct WarmSession {
@@ -83,6 +89,7 @@ impl Peer {
             born: Instant::now(),
             avoid: AtomicU64::new(0),
             told: AtomicU64::new(0),
+            heard: Mutex::default(),
         }
     }
 
@@ -134,6 +141,32 @@ impl Peer {
                 return;
             }
         }
+    }
+
+    /// A session for requests, made if only other sessions are open with it; none if there is no session at all.
+    pub(crate) async fn session(&self, hubs: &[Arc<str>]) -> Option<HttpSession> {
+        let open = self.ordinary.any().or_else(|| self.bulk.any());
+        if open.is_some() || (self.sessions() == (0, 0) && self.in_flight() == 0) {
+            return open;
+        }
+        let slot = self.ordinary.slot(hubs).await.ok()?;
+        Some(slot.session().clone())
+    }
+
+    /// Asks it for its domain's revocation lists, and hands new ones to `keeper`.
+    pub(crate) async fn ask(&self, session: HttpSession, keeper: &Keeper) {
+        let known = self.heard().clone();
+        let Some((tag, lists)) = internal::ask(session, known).await else {
+            return;
+        };
+        for list in lists {
+            let accepted = keeper.accept(list).await;
+            if let Err(error) = accepted {
+                debug!(peer = %self.node, %error, "it gave a revocation list that is of no use");
+                return;
+            }
+        }
+        *self.heard() = Some(tag);
     }
 
     /// Open sessions: for requests, and warm ones.
@@ -234,6 +267,10 @@ impl Peer {
 
     fn warm(&self) -> MutexGuard<'_, Warm<WarmSession>> {
         self.warm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Option<String>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> u64 {
