@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use hawser_identity::tls;
 use hawser_proto::{
     NodeId, ServiceId, VERSION,
     control::{Registration, Route, RouteGateway, Target, ToGateway, ToHub},
@@ -70,8 +71,11 @@ pub(crate) async fn spoil(shared: &Arc<Shared>, tcp: TcpStream, bytes: Vec<u8>) 
     let mut stream = tokio_rustls::TlsAcceptor::from(shared.hop.clone())
         .accept(tcp)
         .await?;
-    let hello: Hello = read_frame(&mut stream, MAX_FRAME_UNPROVED).await?;
-    shared.note(Event::Failed(format!("spoilt {hello:?}")));
+    let proved = tls::proved(&shared.trust.load(), stream.get_ref().1.peer_certificates())?;
+    let Hello::Control { .. } = read_frame(&mut stream, MAX_FRAME_UNPROVED).await? else {
+        return Ok(());
+    };
+    shared.note(Event::Spoilt(proved.id));
     stream.write_all(&bytes).await?;
     stream.flush().await?;
     let mut buffer = vec![0; 4096];

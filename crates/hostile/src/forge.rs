@@ -122,6 +122,17 @@ impl Mask {
         Self::new(chain, &private(&leaf_key))
     }
 
+    /// A leaf for `victim` by the stolen issuer key of another domain's gateway.
+    pub fn by_issuer_of(state: &Path, victim: &NodeId) -> Result<Self> {
+        let key = KeyPair::from_pem(&std::fs::read_to_string(state.join(file::ISSUER_KEY))?)?;
+        let mut chain = chain(state)?;
+        let issuer = chain.get(1).context("no issuer's certificate")?;
+        let leaf_key = KeyPair::generate()?;
+        let leaf = leaf_params(victim)?.signed_by(&leaf_key, &Issuer::from_ca_cert_der(issuer, key)?)?;
+        chain[0] = leaf.der().clone();
+        Self::new(chain, &private(&leaf_key))
+    }
+
     /// A leaf for `victim` that nobody signed but itself.
     pub fn self_signed(victim: &NodeId) -> Result<Self> {
         let key = KeyPair::generate()?;

@@ -1,7 +1,7 @@
 //! The hub itself: takes over a real hub's state and address, and does as it is told.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     path::Path,
     sync::{
@@ -64,6 +64,8 @@ pub enum Event {
         /// Whether it was passed on.
         passed: bool,
     },
+    /// A gateway's control connection was answered with nonsense.
+    Spoilt(NodeId),
     /// Somebody came whom the hub sent away, or who sent the hub away.
     Failed(String),
     /// A forger was answered, or was refused.
@@ -78,15 +80,19 @@ pub struct HostileHub {
     runtime: Option<Runtime>,
     shared: Arc<Shared>,
     identity: HubIdentity,
+    trust: SharedTrust,
     address: SocketAddr,
 }
 
 pub(crate) struct Shared {
     pub(crate) server: HopServer,
     pub(crate) hop: Arc<ServerConfig>,
+    pub(crate) trust: SharedTrust,
     pub(crate) gateways: Mutex<HashMap<NodeId, control::Gateway>>,
     pub(crate) seats: Mutex<Seats>,
     pub(crate) number: AtomicU64,
+    /// Sessions that the hub is busy with.
+    pub(crate) busy: watch::Sender<usize>,
     events: Mutex<Vec<Event>>,
     news: watch::Sender<usize>,
     transcripts: Mutex<Vec<Arc<Transcript>>>,
@@ -134,11 +140,13 @@ impl HostileHub {
     fn on(runtime: Runtime, identity: HubIdentity, trust: SharedTrust, address: SocketAddr) -> Result<Self> {
         let hop = tls::hub_hop(&identity, trust.clone())?;
         let shared = Arc::new(Shared {
-            server: HopServer::new(hop.clone(), tls::hub_join(&identity)?, trust),
+            server: HopServer::new(hop.clone(), tls::hub_join(&identity)?, trust.clone()),
             hop,
+            trust: trust.clone(),
             gateways: Mutex::default(),
             seats: Mutex::default(),
             number: AtomicU64::new(1),
+            busy: watch::Sender::new(0),
             events: Mutex::default(),
             news: watch::Sender::new(0),
             transcripts: Mutex::default(),
@@ -153,6 +161,7 @@ impl HostileHub {
             runtime: Some(runtime),
             shared,
             identity,
+            trust,
             address,
         })
     }
@@ -211,10 +220,17 @@ impl HostileHub {
         self.shared.manners().spoil = bytes;
     }
 
-    /// Ends every session under way, and forgets every ticket given out.
-    pub fn cut_sessions(&self) {
+    /// Ends every session under way, forgets every ticket given out, and waits until it is done.
+    pub fn cut_sessions(&self) -> Result<()> {
         std::mem::take(&mut self.shared.manners().cut_sessions).cancel();
         self.shared.seats().clear();
+        let mut busy = self.shared.busy.subscribe();
+        self.block_on(async {
+            tokio::time::timeout(SOON, busy.wait_for(|n| *n == 0))
+                .await
+                .map(drop)
+        })
+        .context("sessions that do not end")
     }
 
     /// Ends every control connection.
@@ -308,13 +324,23 @@ impl HostileHub {
         }
     }
 
-    /// Waits until these gateways have registered, counted from a [`Self::mark`].
-    pub fn await_gateways(&self, since: usize, gateways: &[&NodeId]) -> Result<()> {
-        for id in gateways {
-            let registered = Event::Registered((*id).clone());
-            self.await_event(since, &format!("{id} to register"), |e| *e == registered)?;
-        }
-        Ok(())
+    /// Waits until these gateways are connected and registered.
+    pub fn await_connected(&self, limit: Duration, gateways: &[&NodeId]) -> Result<()> {
+        let mut news = self.shared.news.subscribe();
+        let there = || gateways.iter().all(|id| self.shared.gateways().contains_key(*id));
+        self.block_on(async {
+            tokio::time::timeout(limit, news.wait_for(|_| there()))
+                .await
+                .map(drop)
+        })
+        .with_context(|| format!("waited {limit:?} in vain for {gateways:?}"))
+    }
+
+    /// The roots of the admitted domains, as they stand in the hub's database.
+    pub fn roots(&self) -> BTreeMap<DomainName, CertificateDer<'static>> {
+        let trust = self.trust.load();
+        let root = |domain: &DomainName| Some((domain.clone(), trust.root(domain)?.clone()));
+        trust.domains().filter_map(|(domain, _)| root(domain)).collect()
     }
 
     /// What passed in every session so far, in the order in which they began.
