@@ -60,69 +60,57 @@ enum Side {
 }
 
 /// Joins a local connection to a tunnel until both directions have ended, or `cut` is cancelled.
-pub async fn bridge(local: TcpStream, mut tunnel: EndToEnd, cut: CancellationToken) -> (BridgeEnd, Moved) {
-    let mut moved = Moved::default();
-    let end = {
-        let (mut local_read, mut local_write) = (ByRef(&local), ByRef(&local));
-        let (mut tunnel_read, mut tunnel_write) = tokio::io::split(tunnel.stream_mut());
-        let both = async {
-            tokio::try_join!(
-                one_way(&mut local_read, &mut tunnel_write, &mut moved.sent, Side::Local),
-                one_way(
-                    &mut tunnel_read,
-                    &mut local_write,
-                    &mut moved.received,
-                    Side::Tunnel
-                ),
-            )
-        };
-        tokio::select! {
-            biased;
-            () = cut.cancelled() => BridgeEnd::Cut,
-            ended = both => match ended {
-                Ok(_) => BridgeEnd::Closed,
-                Err(Side::Local) => BridgeEnd::LocalReset,
-                Err(Side::Tunnel) => BridgeEnd::TunnelReset,
-            },
-            // A local side that has finished sending can still be reset.
-            _ = socket::died(&local) => BridgeEnd::LocalReset,
-        }
+pub async fn bridge(local: TcpStream, tunnel: EndToEnd, cut: CancellationToken) -> (BridgeEnd, Moved) {
+    // A local side that has finished sending can still be reset.
+    let died = async {
+        socket::died(&local).await;
     };
+    let (end, moved) = join((ByRef(&local), ByRef(&local)), died, tunnel, cut).await;
     if end != BridgeEnd::Closed {
         socket::reset_on_close(&local);
-        tunnel.carrier().abort();
     }
     (end, moved)
 }
 
 /// As [`bridge`], for a local side that is no socket (a stream in a client's HTTP/2 connection): a break of the tunnel is
 /// told by dropping it.
-pub async fn bridge_stream<S>(local: S, mut tunnel: EndToEnd, cut: CancellationToken) -> (BridgeEnd, Moved)
+pub async fn bridge_stream<S>(local: S, tunnel: EndToEnd, cut: CancellationToken) -> (BridgeEnd, Moved)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    join(tokio::io::split(local), std::future::pending(), tunnel, cut).await
+}
+
+/// Moves bytes both ways; `died` completes when the local side is seen to be gone.
+async fn join<R, W>(
+    (mut local_read, mut local_write): (R, W),
+    died: impl Future<Output = ()>,
+    mut tunnel: EndToEnd,
+    cut: CancellationToken,
+) -> (BridgeEnd, Moved)
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
     let mut moved = Moved::default();
     let end = {
-        let (mut local_read, mut local_write) = tokio::io::split(local);
         let (mut tunnel_read, mut tunnel_write) = tokio::io::split(tunnel.stream_mut());
-        let both = async {
-            tokio::try_join!(
-                one_way(&mut local_read, &mut tunnel_write, &mut moved.sent, Side::Local),
-                one_way(
-                    &mut tunnel_read,
-                    &mut local_write,
-                    &mut moved.received,
-                    Side::Tunnel
-                ),
-            )
-        };
+        let up = one_way(&mut local_read, &mut tunnel_write, &mut moved.sent, Side::Local);
+        let down = one_way(
+            &mut tunnel_read,
+            &mut local_write,
+            &mut moved.received,
+            Side::Tunnel,
+        );
         tokio::select! {
+            biased;
             () = cut.cancelled() => BridgeEnd::Cut,
-            ended = both => match ended {
+            ended = async { tokio::try_join!(up, down) } => match ended {
                 Ok(_) => BridgeEnd::Closed,
                 Err(Side::Local) => BridgeEnd::LocalReset,
                 Err(Side::Tunnel) => BridgeEnd::TunnelReset,
             },
+            () = died => BridgeEnd::LocalReset,
         }
     };
     if end != BridgeEnd::Closed {

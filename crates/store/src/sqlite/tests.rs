@@ -23,15 +23,10 @@ fn fresh() -> (tempfile::TempDir, PathBuf, Store) {
     (parent, dir, store)
 }
 
-/// Runs one test of this binary, which is marked as ignored, in another process.
+/// Runs one test of this binary in another process.
 fn other_process(test: &str, dir: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            &format!("sqlite::tests::{test}"),
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", &format!("sqlite::tests::{test}"), "--nocapture"])
         .env(OTHER, dir)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -176,8 +171,8 @@ async fn a_commit_of_another_process_is_noticed() {
     assert!(other.wait().unwrap().success());
 }
 
+/// The other process of [`a_commit_of_another_process_is_noticed`]; nothing by itself.
 #[tokio::test]
-#[ignore = "the other process of a_commit_of_another_process_is_noticed"]
 async fn writes_one() {
     let Some(dir) = other_dir() else { return };
     let bucket: Bucket<u64> = Store::open(&dir).unwrap().bucket("numbers");
@@ -232,8 +227,8 @@ async fn an_acknowledged_write_survives_kill_9() {
     }
 }
 
+/// The other process of [`an_acknowledged_write_survives_kill_9`]; nothing by itself.
 #[tokio::test]
-#[ignore = "the other process of an_acknowledged_write_survives_kill_9"]
 async fn writes_until_killed() {
     let Some(dir) = other_dir() else { return };
     let bucket: Bucket<u64> = Store::open(&dir).unwrap().bucket("numbers");
@@ -257,8 +252,8 @@ async fn several_processes_write_at_once() {
     assert_eq!(bucket.get("count").await.unwrap().map(|(n, _)| n), Some(3 * 25));
 }
 
+/// The other process of [`several_processes_write_at_once`]; nothing by itself.
 #[tokio::test]
-#[ignore = "the other process of several_processes_write_at_once"]
 async fn counts() {
     let Some(dir) = other_dir() else { return };
     let bucket: Bucket<u64> = Store::open(&dir).unwrap().bucket("numbers");
