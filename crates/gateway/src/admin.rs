@@ -117,10 +117,34 @@ pub struct NewDomain {
     pub domain: DomainName,
     /// The name of its first gateway, which becomes its first issuer.
     pub gateway: NodeName,
-    /// A root given by the company's PKI (certificate and key, PEM files); else one is made. The key is not copied.
-    pub root: Option<(PathBuf, PathBuf)>,
+    /// What the company's PKI gives; the rest is made.
+    pub given: Given,
     /// Life of the gateway's certificates.
     pub life: Duration,
+}
+
+/// What a company's own PKI gives to a new domain (PEM files).
+#[derive(Debug, Clone, Default)]
+pub enum Given {
+    /// Nothing: root and issuer are made.
+    #[default]
+    Nothing,
+    /// The root. Its key is used once, and not copied.
+    Root {
+        /// The root's certificate.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+    },
+    /// An issuer under a root whose key stays away. The issuer's key is copied into the state directory.
+    Issuer {
+        /// The root's certificate.
+        root: PathBuf,
+        /// The issuer's certificate.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+    },
 }
 
 /// A domain as its administrator sees it.
@@ -165,11 +189,7 @@ pub struct PeerSummary {
 pub async fn init_domain(dir: &Path, new: &NewDomain) -> Result<Summary, AdminError> {
     prepare_dir(dir)?;
     refuse_taken(dir)?;
-    let root = match &new.root {
-        Some((certificate, key)) => RootAuthority::load(certificate, key)?,
-        None => RootAuthority::create(&new.domain)?,
-    };
-    let issuer = Issuer::create(&root, &new.domain, &new.gateway)?;
+    let (root, issuer) = authorities(new)?;
     let key = NodeKey::create()?;
     let id = NodeId::gateway(new.domain.clone(), new.gateway.clone());
     let credentials = Credentials::new(issuer.issue(&id, &key.csr()?, new.life)?, &key)?;
@@ -179,13 +199,43 @@ pub async fn init_domain(dir: &Path, new: &NewDomain) -> Result<Summary, AdminEr
         by: new.gateway.to_string(),
     };
     store.bucket(ISSUED).put(new.gateway.as_str(), &record).await?;
-    if new.root.is_none() {
+    if let Some(root) = root {
         root.save(dir)?;
     }
     issuer.save(dir)?;
     // Last: a gateway exists when its certificate does.
     credentials.save(dir)?;
     summary(dir).await
+}
+
+/// The domain's issuer, and its root if it was made here and is to be kept.
+fn authorities(new: &NewDomain) -> Result<(Option<RootAuthority>, Issuer), AdminError> {
+    match &new.given {
+        Given::Nothing => {
+            let root = RootAuthority::create(&new.domain)?;
+            let issuer = Issuer::create(&root, &new.domain, &new.gateway)?;
+            Ok((Some(root), issuer))
+        }
+        Given::Root { certificate, key } => {
+            let root = RootAuthority::load(certificate, key)?;
+            Ok((None, Issuer::create(&root, &new.domain, &new.gateway)?))
+        }
+        Given::Issuer {
+            root,
+            certificate,
+            key,
+        } => {
+            let issuer = Issuer::load_files(root, certificate, key)?;
+            if issuer.id().domain != new.domain {
+                return Err(IdentityError::OtherDomain {
+                    expected: new.domain.clone(),
+                    found: issuer.id().domain.to_string(),
+                }
+                .into());
+            }
+            Ok((None, issuer))
+        }
+    }
 }
 
 /// Makes a one-time token by which another gateway joins this domain, good for `life`.

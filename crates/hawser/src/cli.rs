@@ -234,7 +234,8 @@ move it to a safe place if you like.
 
 Examples:
   hawser domain init acme gw1
-  hawser domain init acme gw1 --root-certificate acme.crt --root-key acme.key")]
+  hawser domain init acme gw1 --root-certificate acme.crt --root-key acme.key
+  hawser domain init acme gw1 --root-certificate acme.crt --issuer-certificate issuer.crt --issuer-key issuer.key")]
     Init(InitArgs),
     /// Shows this gateway's domain: its root's fingerprint, its issuer and its own identity.
     Show {
@@ -325,12 +326,25 @@ pub(crate) struct InitArgs {
     /// This gateway's name within the domain.
     #[arg(default_value = "gw1")]
     pub(crate) name: NodeName,
-    /// A root certificate that there is already (PEM), instead of a new one.
-    #[arg(long, requires = "root_key", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    /// A root certificate that there is already (PEM), instead of a new one; with its key, or with an issuer under it.
+    #[arg(long, requires = "root_given", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) root_certificate: Option<PathBuf>,
     /// The key of that certificate (PEM, PKCS#8); it is used once and not copied.
-    #[arg(long, requires = "root_certificate", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, requires = "root_certificate", group = "root_given", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) root_key: Option<PathBuf>,
+    /// An issuer's certificate that there is already (PEM), signed by the root: the root's key is not needed then. Its URI
+    /// name is spiffe://DOMAIN/issuer/NAME.
+    #[arg(
+        long,
+        requires_all = ["root_certificate", "issuer_key"],
+        group = "root_given",
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath
+    )]
+    pub(crate) issuer_certificate: Option<PathBuf>,
+    /// The key of that certificate (PEM, PKCS#8); it is copied into the state directory.
+    #[arg(long, requires = "issuer_certificate", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) issuer_key: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) state: GatewayState,
 }

@@ -137,6 +137,38 @@ fn a_given_root_is_used_and_its_key_is_not_copied() {
 }
 
 #[test]
+fn a_given_issuer_needs_no_key_of_the_root() {
+    let m = Machine::new();
+    m.run(&["domain", "init", "acme", "gw1", "--state", "old"]).ok();
+    let init = |domain, state| {
+        let given = [
+            "--root-certificate",
+            "old/root.crt",
+            "--issuer-certificate",
+            "old/issuer.crt",
+        ];
+        let key = ["--issuer-key", "old/issuer.key"];
+        m.run(
+            &[
+                &["domain", "init", domain, "gw9", "--state", state][..],
+                &given,
+                &key,
+            ]
+            .concat(),
+        )
+    };
+    init("acme", "new").ok();
+    assert!(!m.path("new/root.key").exists());
+    let shown = |state: &str| m.json(&["domain", "show", "--json", "--state", state]);
+    let (old, new) = (shown("old"), shown("new"));
+    assert_eq!(old["root"], new["root"]);
+    assert_eq!(old["issuer_ends"], new["issuer_ends"]);
+    assert_eq!(new["gateway"], "spiffe://acme/gateway/gw9");
+    let other = init("beta", "beta");
+    assert!(other.code == 1 && other.err.contains("beta"), "{other:?}");
+}
+
+#[test]
 fn peers_are_accepted_only_when_they_are_compared() {
     let m = Machine::new();
     m.run(&["domain", "init", "acme", "gw1", "--state", "acme"]).ok();

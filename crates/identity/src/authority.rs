@@ -176,16 +176,21 @@ impl Issuer {
 
     /// Reads an issuer, and its root's certificate, from a state directory.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
-        let root = read_root(&dir.join(file::ROOT_CERTIFICATE))?;
-        let certificate = read_certificate(
+        Self::load_files(
+            &dir.join(file::ROOT_CERTIFICATE),
             &dir.join(file::ISSUER_CERTIFICATE),
+            &dir.join(file::ISSUER_KEY),
+        )
+    }
+
+    /// Reads the root's certificate, and the issuer's with its key, from files of any name (PEM).
+    pub fn load_files(root: &Path, certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
+        let root = read_root(root)?;
+        let certificate = read_certificate(
+            certificate,
             "the issuer's certificate (hawser domain init makes it; other gateways of the domain have none)",
         )?;
-        let key = read_key(
-            &dir.join(file::ISSUER_KEY),
-            "issuer",
-            "the issuer's key (hawser domain init makes it)",
-        )?;
+        let key = read_key(key, "issuer", "the issuer's key (hawser domain init makes it)")?;
         Self::new(root, certificate, key)
     }
 

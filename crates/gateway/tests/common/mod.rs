@@ -64,7 +64,7 @@ impl World {
         let new = admin::NewDomain {
             domain: domain.parse().unwrap(),
             gateway: gateway.parse().unwrap(),
-            root: None,
+            given: admin::Given::Nothing,
             life,
         };
         admin::init_domain(&dir, &new).await.unwrap();

@@ -5,7 +5,7 @@ mod peer;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use hawser_gateway::admin::{self, NewDomain, Summary};
+use hawser_gateway::admin::{self, Given, NewDomain, Summary};
 use hawser_identity::file;
 use hawser_proto::{NodeId, Role};
 
@@ -46,13 +46,26 @@ pub(super) fn existing(config: &Path, state: &GatewayState) -> anyhow::Result<Pa
 
 async fn init(config: &Path, args: InitArgs) -> anyhow::Result<()> {
     let directory = state::gateway(config, &args.state)?;
-    let given = args.root_certificate.zip(args.root_key);
-    let own_key = given.is_none();
+    let given = match (
+        args.root_certificate,
+        args.root_key,
+        args.issuer_certificate,
+        args.issuer_key,
+    ) {
+        (Some(root), _, Some(certificate), Some(key)) => Given::Issuer {
+            root,
+            certificate,
+            key,
+        },
+        (Some(certificate), Some(key), ..) => Given::Root { certificate, key },
+        _ => Given::Nothing,
+    };
+    let own_key = matches!(given, Given::Nothing);
     let gateway = state::read(config)?.and_then(|c| c.gateway).unwrap_or_default();
     let new = NewDomain {
         domain: args.domain,
         gateway: args.name,
-        root: given,
+        given,
         life: gateway.certificate_life,
     };
     let made = admin::init_domain(&directory, &new).await?;
