@@ -41,7 +41,7 @@ type Stream = TlsStream<Wire>;
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// A certificate was refused, by us or by the peer, or what came is no TLS of ours: a hub that meddles looks so too.
-    #[error("end-to-end TLS with {peer}: {source}")]
+    #[error("end-to-end TLS with {peer}: {}", tls::explain(.source))]
     Tls {
         /// Whom we meant to talk to.
         peer: String,

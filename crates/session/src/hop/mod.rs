@@ -31,7 +31,7 @@ pub enum HopError {
     #[error(transparent)]
     Dial(#[from] DialError),
     /// TLS failed: the certificate of one side was refused, or the peer speaks no TLS.
-    #[error("TLS with the {with}: {source}")]
+    #[error("TLS with the {with}: {}", hawser_identity::tls::explain(.source))]
     Tls {
         /// `hub` or `gateway`.
         with: &'static str,
