@@ -69,7 +69,7 @@ fn a_withheld_revocation_still_arrives_and_cuts() {
     });
     problem(&refused.unwrap(), "client-gateway", 502);
     assert_eq!(w.web[1].served(), served);
-    w.acme.warned(since, "Revoked").unwrap();
+    w.acme.warned(since, "was revoked").unwrap();
     let passed = |e: &&Event| matches!(e, Event::Revocations { passed: true, .. });
     assert_eq!(
         w.hub.events().iter().skip(mark).find(passed),
