@@ -1,12 +1,12 @@
 //! Faults as answers: problem documents (RFC 9457), or for gRPC, whose clients read none, a status in the headers.
 
-use bytes::Bytes;
 use hawser_proto::{Fault, session::RequestId};
+pub use hawser_session::empty;
+use hawser_session::full;
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
 };
-use http_body_util::{BodyExt, Empty, Full};
 
 use crate::{
     headers::value,
@@ -47,11 +47,6 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// A body without bytes.
-pub fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
-}
-
 /// The answer that tells `asker` of `fault`.
 pub fn answer(fault: &Fault, id: RequestId, asker: Asker) -> Response<Body> {
     let mut response = match asker {
@@ -78,10 +73,7 @@ fn document(fault: &Fault, id: RequestId, head: bool) -> Response<Body> {
     let body = if head {
         empty()
     } else {
-        let text = format!("{problem:#}\n");
-        Full::new(Bytes::from(text))
-            .map_err(|never| match never {})
-            .boxed_unsync()
+        full(format!("{problem:#}\n"))
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -132,6 +124,8 @@ fn percent_encoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
+
     use super::*;
     use hawser_proto::Place;
 

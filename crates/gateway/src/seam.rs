@@ -12,14 +12,9 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::{net::TcpStream, sync::watch};
 
-pub use hawser_session::EndToEnd;
+pub use hawser_session::{Body, BoxError, EndToEnd};
 
 pub use crate::links::routes::Routes;
-
-/// A streamed body, as both halves pass it on.
-pub type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>;
-/// Any error of a body.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Request header naming the service of the exporting gateway; never taken from clients, never passed to origins.
 pub const SERVICE: &str = "hawser-service";
