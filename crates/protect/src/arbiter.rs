@@ -1,0 +1,1 @@
+//! The register that says who may run a machine, as its clients see it.

@@ -1,0 +1,1 @@
+//! The replication protocol of both roles, without I/O.

@@ -1,0 +1,1 @@
+//! A running virtual machine, seen from outside: the `Guest` trait and its QEMU driver.

@@ -1,0 +1,1 @@
+//! Mutual TLS between two hosts, and the authenticated heartbeats beside it.

@@ -1,0 +1,1 @@
+//! Network output of a guest: held until its epoch is committed.

@@ -1,0 +1,1 @@
+//! The byte ring between the copy thread and the send thread (US 8,413,145).

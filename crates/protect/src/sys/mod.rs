@@ -1,0 +1,1 @@
+//! The only unsafe code: userfaultfd, pagemap scans, ptrace, memory of another process.

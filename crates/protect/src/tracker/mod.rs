@@ -1,0 +1,1 @@
+//! Which pages a guest has written since the last checkpoint.
