@@ -120,7 +120,7 @@ label_type!(
     ServiceName
 );
 label_type!(
-    /// Name of a gateway (later: a host, a device) within its domain.
+    /// Name of a gateway, host or issuer within its domain.
     NodeName
 );
 
@@ -160,14 +160,24 @@ pub enum Role {
     Gateway,
     /// Signs the certificates and revocation lists of a domain.
     Issuer,
+    /// A hypervisor host that keeps machines protected. Exports nothing and calls nothing.
+    Host,
 }
 
 impl Role {
+    /// The role that stands in an identity by this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Role::Gateway, Role::Issuer, Role::Host]
+            .into_iter()
+            .find(|role| role.as_str() == word)
+    }
+
     /// The role as it stands in an identity.
     pub fn as_str(self) -> &'static str {
         match self {
             Role::Gateway => "gateway",
             Role::Issuer => "issuer",
+            Role::Host => "host",
         }
     }
 }
@@ -194,6 +204,15 @@ impl NodeId {
             name,
         }
     }
+
+    /// The identity of a hypervisor host.
+    pub fn host(domain: DomainName, name: NodeName) -> Self {
+        Self {
+            domain,
+            role: Role::Host,
+            name,
+        }
+    }
 }
 
 impl FromStr for NodeId {
@@ -202,11 +221,7 @@ impl FromStr for NodeId {
         let bad = || NameError::Node(shorten(s));
         let mut parts = s.strip_prefix("spiffe://").ok_or_else(bad)?.splitn(3, '/');
         let domain = parts.next().ok_or_else(bad)?.parse()?;
-        let role = match parts.next().ok_or_else(bad)? {
-            "gateway" => Role::Gateway,
-            "issuer" => Role::Issuer,
-            _ => return Err(bad()),
-        };
+        let role = parts.next().and_then(Role::parse).ok_or_else(bad)?;
         let name = parts.next().ok_or_else(bad)?.parse()?;
         Ok(Self { domain, role, name })
     }
@@ -247,8 +262,12 @@ mod tests {
 
         #[test]
         fn identities_round_trip(d in "[a-z0-9]{1,20}", n in "[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?") {
-            let text = format!("spiffe://{d}/gateway/{n}");
-            prop_assert_eq!(text.parse::<NodeId>().unwrap().to_string(), text);
+            for role in [Role::Gateway, Role::Issuer, Role::Host] {
+                let text = format!("spiffe://{d}/{}/{n}", role.as_str());
+                let id = text.parse::<NodeId>().unwrap();
+                prop_assert_eq!(id.role, role);
+                prop_assert_eq!(id.to_string(), text);
+            }
         }
     }
 }
