@@ -50,7 +50,11 @@ impl Layout {
     /// Whether the other machine's blocks have the same names and sizes, so that pages can go from one to the other.
     pub fn fits(&self, other: &Layout) -> bool {
         self.blocks.len() == other.blocks.len()
-            && self.blocks.iter().zip(&other.blocks).all(|(a, b)| a.name == b.name && a.size == b.size)
+            && self
+                .blocks
+                .iter()
+                .zip(&other.blocks)
+                .all(|(a, b)| a.name == b.name && a.size == b.size)
     }
 
     /// Whether the run lies in a block of this layout.
