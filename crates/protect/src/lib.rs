@@ -8,6 +8,7 @@ pub mod arbiter;
 pub mod disk;
 pub mod epoch;
 pub mod guest;
+pub mod host;
 pub mod link;
 pub mod memory;
 pub mod net;
