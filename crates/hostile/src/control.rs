@@ -179,7 +179,7 @@ async fn read(
                 });
             }
             ToHub::Ping(n) => out.try_send(ToGateway::Pong(n))?,
-            ToHub::Pong(_) => {}
+            ToHub::Pong(_) | ToHub::Arbiter { .. } => {}
         }
     }
 }

@@ -10,6 +10,7 @@ use std::{
 
 use hawser_proto::{
     UnixTime, VERSION,
+    arbiter::{Answer, Denial},
     control::{DEAD_AFTER, PING_EVERY, Target, ToGateway, ToHub},
 };
 use hawser_session::hop::{ControlReceiver, ControlSender, HopError};
@@ -221,6 +222,10 @@ impl Control {
             ToHub::Revocations(bytes) => self.take_list(bytes).await,
             ToHub::Ping(n) => self.say(&ToGateway::Pong(n)).await,
             ToHub::Pong(_) => Ok(()),
+            ToHub::Arbiter { id, .. } => {
+                let answer = Answer::Denied(Denial::NoHost);
+                self.say(&ToGateway::Arbiter { id, answer }).await
+            }
         }
     }
 

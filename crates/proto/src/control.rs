@@ -1,10 +1,14 @@
-//! Messages of the control connection between a gateway and a hub: framed in both directions on one hop TLS stream.
+//! Messages of the control connection between a node (a gateway, or a host) and a hub: framed in both directions on one hop TLS stream.
 //!
 //! Registrations and routes are whole states, not changes: a message lost with its connection is made good by the next one.
 
 use minicbor::{Decode, Encode};
 
-use crate::{DomainName, Fault, NodeId, NodeName, ServiceId, ServiceName, UnixTime, hop::Ticket};
+use crate::{
+    DomainName, Fault, NodeId, NodeName, ServiceId, ServiceName, UnixTime,
+    arbiter::{Answer, Ask},
+    hop::Ticket,
+};
 
 /// Most services a gateway may register.
 pub const MAX_SERVICES: usize = 1024;
@@ -133,6 +137,16 @@ pub enum ToHub {
     /// Yes.
     #[n(4)]
     Pong(#[n(0)] u64),
+    /// A host asks the register; answered by [`ToGateway::Arbiter`] with the same id. Answers may come in another order.
+    #[n(5)]
+    Arbiter {
+        /// Chosen by the host, unique on this connection.
+        #[n(0)]
+        id: u64,
+        /// What it asks.
+        #[n(1)]
+        ask: Ask,
+    },
 }
 
 /// From a hub to a gateway.
@@ -209,4 +223,14 @@ pub enum ToGateway {
     /// Yes.
     #[n(8)]
     Pong(#[n(0)] u64),
+    /// What the register says.
+    #[n(9)]
+    Arbiter {
+        /// Of the question.
+        #[n(0)]
+        id: u64,
+        /// The answer.
+        #[n(1)]
+        answer: Answer,
+    },
 }

@@ -3,6 +3,7 @@
 //! Every message is CBOR (RFC 8949) in a length-prefixed frame; a value that breaks a limit cannot be constructed.
 //! This crate does no I/O and imports nothing of Hawser's.
 
+pub mod arbiter;
 pub mod control;
 pub mod fault;
 pub mod frame;

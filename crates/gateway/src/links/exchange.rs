@@ -129,7 +129,7 @@ impl<W> Exchange<W> {
             ToGateway::Revocations(bytes) => Event::Revocations(bytes),
             ToGateway::Draining => Event::Draining,
             ToGateway::Ping(n) => Event::Reply(ToHub::Pong(n)),
-            ToGateway::Pong(_) => Event::Nothing,
+            ToGateway::Pong(_) | ToGateway::Arbiter { .. } => Event::Nothing,
         }
     }
 
