@@ -16,4 +16,5 @@ pub mod pipe;
 pub mod ring;
 pub mod sys;
 pub mod tracker;
+mod urgent;
 pub mod vm;
