@@ -1,6 +1,9 @@
 //! What stands behind an NBD export.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use super::{PIECE, Sink};
 
@@ -59,6 +62,54 @@ impl Backend for Forward {
         self.sink
             .discard(self.disk, offset, len)
             .map_err(io::Error::other)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A disk in memory, for tests of whatever speaks to a backend.
+pub struct Memory(Mutex<Vec<u8>>);
+
+impl Memory {
+    /// A disk of `size` bytes, all zero.
+    pub fn new(size: usize) -> Self {
+        Self(Mutex::new(vec![0; size]))
+    }
+
+    /// All of it.
+    pub fn contents(&self) -> Vec<u8> {
+        self.bytes().clone()
+    }
+
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at<T>(&self, offset: u64, len: usize, act: impl FnOnce(&mut [u8]) -> T) -> io::Result<T> {
+        let mut bytes = self.bytes();
+        let start = usize::try_from(offset).ok();
+        let range = start.and_then(|s| bytes.get_mut(s..s.checked_add(len)?));
+        range.map(act).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+}
+
+impl Backend for Memory {
+    fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.at(offset, into.len(), |range| into.copy_from_slice(range))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.at(offset, data.len(), |range| range.copy_from_slice(data))
+    }
+
+    fn zeroes(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.at(offset, len as usize, |range| range.fill(0))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.zeroes(offset, len)
     }
 
     fn flush(&self) -> io::Result<()> {

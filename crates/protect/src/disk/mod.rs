@@ -6,12 +6,14 @@
 
 mod backend;
 mod buffer;
+mod image;
 pub mod nbd;
 
 use std::sync::Arc;
 
-pub use backend::{Backend, Forward};
+pub use backend::{Backend, Forward, Memory};
 pub use buffer::{Buffer, DiskError, Options, Stats, TakenOver};
+pub use image::Image;
 
 /// Most bytes that one [`Sink::write`] carries. Larger writes of the guest come in pieces, in order.
 pub const PIECE: usize = 1 << 20;
