@@ -15,6 +15,7 @@ pub mod net;
 pub mod origin;
 pub mod pattern;
 pub mod proc;
+pub mod vm;
 pub mod wait;
 pub mod web;
 pub mod world;
