@@ -9,6 +9,7 @@ pub mod fault;
 pub mod frame;
 pub mod hop;
 pub mod name;
+pub mod protection;
 pub mod session;
 pub mod time;
 
