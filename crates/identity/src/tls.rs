@@ -7,7 +7,7 @@ mod verify;
 
 use std::sync::Arc;
 
-use hawser_proto::{ALPN_END_TO_END, ALPN_HOP, ALPN_JOIN, DomainName, NodeId, UnixTime};
+use hawser_proto::{ALPN_END_TO_END, ALPN_HOP, ALPN_JOIN, ALPN_REPLICATION, DomainName, NodeId, UnixTime};
 use rustls::{
     ClientConfig, CommonState, ServerConfig,
     client::{ResolvesClientCert, Resumption, danger::ServerCertVerifier},
@@ -96,6 +96,30 @@ pub fn enrol_client(domain: DomainName, root: Fingerprint) -> Result<Arc<ClientC
 /// An issuer's gateway towards joiners ([`ALPN_ENROL`]): no client certificate, a token's HMAC comes inside.
 pub fn enrol_server(own: SharedCredentials) -> Result<Arc<ServerConfig>, IdentityError> {
     server(provider(end_to_end_groups()), None, Own::Node(own), ALPN_ENROL)
+}
+
+/// The dialling host of a replication channel ([`ALPN_REPLICATION`]); only `expect` is accepted at the other end.
+pub fn host_client(
+    own: SharedCredentials,
+    trust: SharedTrust,
+    expect: NodeId,
+) -> Result<Arc<ClientConfig>, IdentityError> {
+    client(
+        provider(end_to_end_groups()),
+        Gateway::new(trust, expect),
+        Some(own),
+        ALPN_REPLICATION,
+    )
+}
+
+/// The accepting host of a replication channel ([`ALPN_REPLICATION`]). Hosts of its own domain get in, and nobody else.
+pub fn host_server(own: SharedCredentials, trust: SharedTrust) -> Result<Arc<ServerConfig>, IdentityError> {
+    server(
+        provider(end_to_end_groups()),
+        Some(AnyGateway::new(trust)),
+        Own::Node(own),
+        ALPN_REPLICATION,
+    )
 }
 
 /// Who the peer of a finished handshake is (`peer_certificates()`), judged by this trust now.

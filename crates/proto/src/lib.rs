@@ -25,5 +25,7 @@ pub const ALPN_HOP: &[u8] = b"hawser-hop/1";
 pub const ALPN_JOIN: &[u8] = b"hawser-join/1";
 /// ALPN of the end-to-end session between two gateways.
 pub const ALPN_END_TO_END: &[u8] = b"hawser/1";
+/// ALPN of the channel over which a host keeps another one's copy of a machine current.
+pub const ALPN_REPLICATION: &[u8] = b"hawser-replication/1";
 /// Version of the messages in this crate, told in [`hop::Hello`] and [`control::ToGateway::Welcome`].
 pub const VERSION: u16 = 1;
