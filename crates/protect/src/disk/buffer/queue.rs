@@ -217,7 +217,11 @@ impl Queue {
             spilled_total: self.spilled_total,
             committed: self.committed,
             in_file: self.in_file,
-            durable: if stats.unsynced == 0 { self.in_file } else { stats.durable },
+            durable: if stats.unsynced == 0 {
+                self.in_file
+            } else {
+                stats.durable
+            },
             ..stats
         }
     }
