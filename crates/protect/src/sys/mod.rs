@@ -1,12 +1,17 @@
 //! The only unsafe code of this crate: memory of another process, userfaultfd, pagemap scans, ptrace. Each unsafe block says why
 //! it is sound. Imports [`crate::memory`] and nothing else of ours. Linux on x86-64.
 
+mod inject;
 mod maps;
 mod memory;
 mod process;
+mod userfault;
 
+pub use inject::InjectError;
 pub use memory::{Memory, MemoryError};
 pub use process::Process;
+pub use userfault::WatchError;
+pub(crate) use userfault::WriteWatch;
 
 use crate::memory::PageRun;
 

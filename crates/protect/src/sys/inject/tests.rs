@@ -1,0 +1,347 @@
+use std::{
+    io::{Read as _, Write as _},
+    mem::{self, MaybeUninit},
+    os::fd::AsRawFd as _,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use super::*;
+
+/// What must not differ: registers, vector and floating point state, signal mask.
+#[derive(PartialEq, Eq)]
+struct State {
+    registers: Vec<u8>,
+    xsave: Vec<u8>,
+    mask: u64,
+}
+
+impl State {
+    fn of(tid: Pid) -> Self {
+        let mut mask = 0_u64;
+        // SAFETY: the kernel writes eight bytes.
+        let done = unsafe {
+            libc::ptrace(
+                libc::PTRACE_GETSIGMASK,
+                tid.as_raw(),
+                8_usize,
+                ptr::from_mut(&mut mask),
+            )
+        };
+        assert_eq!(done, 0);
+        Self {
+            registers: register_set(tid, 1),
+            xsave: register_set(tid, NT_X86_XSTATE),
+            mask,
+        }
+    }
+}
+
+fn register_set(tid: Pid, set: usize) -> Vec<u8> {
+    let mut bytes = vec![0; 16384];
+    let mut place = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: the kernel writes at most as many bytes as `place` names, and says how many.
+    let done = unsafe {
+        libc::ptrace(
+            libc::PTRACE_GETREGSET,
+            tid.as_raw(),
+            set,
+            ptr::from_mut(&mut place),
+        )
+    };
+    assert_eq!(done, 0);
+    bytes.truncate(place.iov_len);
+    bytes
+}
+
+const NT_X86_XSTATE: usize = 0x202;
+
+/// What a thread was doing when it was stopped.
+#[derive(Debug, PartialEq, Eq, Hash, Clone, Copy, PartialOrd, Ord)]
+enum Was {
+    Computing,
+    /// In a system call that the kernel starts again by itself, by its error number.
+    Blocked(i64),
+    AtExitOfCall,
+    BusyInSequence,
+}
+
+/// A whole injection into one thread, from stop to release: the state at the end must be that at the start. Also the time that the
+/// thread stood still.
+fn inject(tools: &Tools, tid: Pid) -> Result<(Was, Duration)> {
+    on_own_thread(|| {
+        let start = Instant::now();
+        let Some(mut thread) = Borrowed::stop(tools, tid)? else {
+            return Ok((Was::BusyInSequence, start.elapsed()));
+        };
+        let was = match (thread.own.orig_rax as i64, thread.own.rax as i64) {
+            (..0, _) => Was::Computing,
+            (_, error @ -516..=-512) => Was::Blocked(-error),
+            _ => Was::AtExitOfCall,
+        };
+        let own = bytes_of(&thread.own);
+        let before = State::of(tid);
+        let fd = thread
+            .call(libc::SYS_userfaultfd as u64, UFFD_USER_MODE_ONLY)?
+            .unwrap();
+        thread.call(libc::SYS_close as u64, fd)?.unwrap();
+        thread.put_back()?;
+        // After a signal, the handler's first instruction is what it goes on from.
+        if own == bytes_of(&thread.own) {
+            let after = State::of(tid);
+            assert!(
+                before.xsave.len() > 500 && before == after,
+                "thread {tid} is not as it was ({was:?})"
+            );
+        }
+        thread.let_go()?;
+        Ok((was, start.elapsed()))
+    })
+}
+
+fn bytes_of(registers: &user_regs_struct) -> Vec<u8> {
+    // SAFETY: a plain structure of integers without padding.
+    let bytes: [u8; size_of::<user_regs_struct>()] = unsafe { mem::transmute_copy(registers) };
+    bytes.to_vec()
+}
+
+/// So many injections, one thread after the other; says how often each kind of place was met.
+fn inject_all_over(process: &Process, times: usize) -> std::collections::BTreeMap<Was, usize> {
+    let tools = Tools::find(process).unwrap();
+    let mut met = std::collections::BTreeMap::new();
+    let mut held = Vec::new();
+    while held.len() < times {
+        for tid in threads(process).unwrap() {
+            match inject(&tools, tid) {
+                Ok((was, time)) => {
+                    *met.entry(was).or_default() += 1;
+                    held.push(time);
+                }
+                Err(InjectError::Gone) if process.is_alive() => {} // threads of a pool come and go
+                Err(e) => panic!("{e}"),
+            }
+        }
+    }
+    held.sort_unstable();
+    let (median, worst) = (held[held.len() / 2], held[held.len() - 1]);
+    eprintln!(
+        "{} injections, {met:?}; a thread held for {median:?}, at worst {worst:?}",
+        held.len()
+    );
+    met
+}
+
+#[test]
+fn a_thread_in_any_state_goes_on_as_it_was() {
+    let mut victim = Command::new(std::env::current_exe().unwrap());
+    let victim = victim
+        .args(["--exact", "sys::inject::tests::victim", "--nocapture"])
+        .env(VICTIM, "1");
+    let mut victim = victim
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = std::io::BufReader::new(victim.stdout.take().unwrap());
+    std::io::BufRead::skip_until(&mut said, b'!').unwrap();
+    let process = Process::open(victim.id()).unwrap();
+    let met = inject_all_over(&process, 1000);
+    for there in [
+        Was::Computing,
+        Was::Blocked(512),
+        Was::Blocked(514),
+        Was::Blocked(516),
+    ] {
+        assert!(met.contains_key(&there), "{there:?} was not met");
+    }
+    drop(victim.stdin.take());
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert!(victim.wait().unwrap().success(), "the victim noticed: {rest}");
+    assert!(rest.contains("unharmed"), "{rest}");
+}
+
+const VICTIM: &str = "HAWSER_TEST_VICTIM";
+
+static END: AtomicBool = AtomicBool::new(false);
+static CAUGHT: AtomicU64 = AtomicU64::new(0);
+
+/// Not a test of its own: the process that the other injects into. Its threads do what QEMU's do, and notice what goes wrong.
+#[test]
+fn victim() {
+    if std::env::var_os(VICTIM).is_none() {
+        return;
+    }
+    let jobs: [fn(); 8] = [
+        sleeps,
+        waits_on_futex,
+        polls,
+        polls_with_mask,
+        reads,
+        computes,
+        blocks_signals,
+        catches_signals,
+    ];
+    let threads: Vec<_> = jobs.into_iter().map(thread::spawn).collect();
+    print!("!");
+    std::io::stdout().flush().unwrap();
+    let mut nothing = [0];
+    assert_eq!(std::io::stdin().read(&mut nothing).unwrap(), 0);
+    END.store(true, Ordering::SeqCst);
+    for thread in threads {
+        // A failed one has said why.
+        thread.join().unwrap();
+    }
+    println!("unharmed");
+}
+
+fn until_end(limit: Duration, mut round: impl FnMut()) {
+    while !END.load(Ordering::SeqCst) {
+        let start = Instant::now();
+        round();
+        assert!(
+            start.elapsed() >= limit,
+            "returned after {:?} instead of {limit:?}",
+            start.elapsed()
+        );
+    }
+}
+
+const ROUND: Duration = Duration::from_millis(3);
+static ROUND_SPEC: libc::timespec = libc::timespec {
+    tv_sec: 0,
+    tv_nsec: 3_000_000,
+};
+
+/// Started again by restart_syscall.
+fn sleeps() {
+    // SAFETY: both places are valid; no remainder is wanted.
+    until_end(ROUND, || {
+        assert_eq!(unsafe { libc::nanosleep(&ROUND_SPEC, ptr::null_mut()) }, 0)
+    });
+}
+
+fn waits_on_futex() {
+    let word = 7_u32;
+    until_end(ROUND, || {
+        // SAFETY: the word and the time are valid for the call.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                &raw const word,
+                libc::FUTEX_WAIT,
+                7,
+                &raw const ROUND_SPEC,
+            )
+        };
+        assert_eq!(
+            (done, io::Error::last_os_error().raw_os_error()),
+            (-1, Some(libc::ETIMEDOUT))
+        );
+    });
+}
+
+fn polls() {
+    // SAFETY: no descriptors.
+    until_end(ROUND, || {
+        assert_eq!(unsafe { libc::poll(ptr::null_mut(), 0, 3) }, 0)
+    });
+}
+
+fn polls_with_mask() {
+    // SAFETY: no descriptors; time and mask are valid.
+    until_end(ROUND, || unsafe {
+        let mut mask = MaybeUninit::uninit();
+        libc::sigfillset(mask.as_mut_ptr());
+        assert_eq!(libc::ppoll(ptr::null_mut(), 0, &ROUND_SPEC, mask.as_ptr()), 0);
+    });
+}
+
+fn reads() {
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let feeder = thread::spawn(move || {
+        until_end(ROUND, || {
+            thread::sleep(ROUND);
+            writer.write_all(b"x").unwrap();
+        })
+    });
+    let mut byte = [0];
+    loop {
+        // SAFETY: one byte of room. (Not `Read`, which tries again by itself.)
+        match unsafe { libc::read(reader.as_raw_fd(), byte.as_mut_ptr().cast(), 1) } {
+            1 => assert_eq!(mem::take(&mut byte), *b"x"),
+            0 => break,
+            _ => panic!("{}", io::Error::last_os_error()),
+        }
+    }
+    assert_eq!(reader.read(&mut byte).unwrap(), 0);
+    feeder.join().unwrap();
+}
+
+fn computes() {
+    let numbers: Vec<f64> = (1..5000).map(f64::from).collect();
+    let sum = || {
+        numbers
+            .iter()
+            .map(|n| n.sqrt().mul_add(1.5, 1.0 / n))
+            .sum::<f64>()
+            .to_bits()
+    };
+    let right = sum();
+    until_end(Duration::ZERO, || assert_eq!(sum(), right));
+}
+
+fn blocks_signals() {
+    let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the places are valid sets.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), ptr::null_mut());
+    }
+    until_end(ROUND, || {
+        thread::sleep(ROUND);
+        let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: as above.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, ptr::null(), mask.as_mut_ptr());
+            assert_eq!(
+                libc::sigismember(mask.as_ptr(), libc::SIGTRAP),
+                1,
+                "SIGTRAP is no longer blocked"
+            );
+        }
+    });
+}
+
+/// Queued signals are neither lost nor doubled.
+fn catches_signals() {
+    extern "C" fn count(_: c_int) {
+        CAUGHT.fetch_add(1, Ordering::SeqCst);
+    }
+    let signal = libc::SIGRTMIN() + 3;
+    // SAFETY: the handler only touches an atomic.
+    unsafe { libc::signal(signal, count as extern "C" fn(c_int) as libc::sighandler_t) };
+    // SAFETY: of this thread.
+    let this = unsafe { libc::pthread_self() };
+    let sender = thread::spawn(move || {
+        let mut sent = 0_u64;
+        until_end(Duration::ZERO, || {
+            let value = libc::sigval {
+                sival_ptr: ptr::null_mut(),
+            };
+            // SAFETY: the thread waits for this one before it ends.
+            sent += u64::from(unsafe { libc::pthread_sigqueue(this, signal, value) } == 0);
+            thread::sleep(Duration::from_micros(300));
+        });
+        sent
+    });
+    while !END.load(Ordering::SeqCst) {
+        thread::sleep(ROUND);
+    }
+    let sent = sender.join().unwrap();
+    let caught = CAUGHT.load(Ordering::SeqCst);
+    assert!(sent > 0 && sent == caught, "{sent} signals sent, {caught} caught");
+}
