@@ -1,14 +1,15 @@
 //! Hosts in network namespaces, firewalls, origins, clients, captures: the ground under the end-to-end tests and the demo.
 //!
-//! It starts the real `hawser` binary and speaks the real protocols to it from outside; it imports no other crate of ours,
-//! so that nothing is proved with the code that is to be proved. Everything it starts ends with the value that stands for
-//! it, also on a panic; what a killed run left behind is swept by the next one. Its traffic never leaves the namespaces
-//! that it makes, or the loopback range.
+//! It starts the real `hawser` binary and speaks the real protocols to it from outside; it imports no other crate of ours
+//! but the program of its own guests, so that nothing is proved with the code that is to be proved. Everything it starts
+//! ends with the value that stands for it, also on a panic; what a killed run left behind is swept by the next one. Its
+//! traffic never leaves the namespaces that it makes, or the loopback range.
 
 pub mod capture;
 pub mod curl;
 pub mod gate;
 pub mod hawser;
+pub mod kv;
 pub mod load;
 pub mod memory;
 pub mod net;

@@ -2,12 +2,18 @@
 
 mod firewall;
 mod host;
+mod hypervisors;
 mod sites;
 mod sweep;
+mod watch;
+mod wire;
 
 pub use firewall::{Exit, Firewall};
 pub use host::Host;
+pub use hypervisors::{BRIDGE, Hypervisor, Hypervisors, signal_one, tap};
 pub use sites::{Plan, Site, Sites};
+pub use watch::{Sighting, Stretch, Watch};
+pub use wire::Link;
 
 use std::{
     process::Command,

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use super::{Image, Nic, Spec};
-use crate::{Host, Process, proc::tail, wait};
+use crate::{Host, Process, net, proc::tail, wait};
 
 /// Slack for a guest's start on a busy machine without hardware virtualisation.
 pub const BOOT: Duration = Duration::from_secs(120);
@@ -34,7 +34,7 @@ impl Machine {
         let dir = tempfile::Builder::new().prefix("hawser-vm-").tempdir()?;
         for nic in &spec.nics {
             if let Nic::Tap { tap, bridge, .. } = nic {
-                add_tap(host, tap, bridge)?;
+                net::tap(host, tap, bridge)?;
             }
         }
         let kv = free_port(host)?;
@@ -153,13 +153,6 @@ impl Machine {
     pub fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus> {
         self.process.wait_end(limit)
     }
-}
-
-fn add_tap(host: &Host, tap: &str, bridge: &str) -> Result<()> {
-    host.run("ip", &["tuntap", "add", tap, "mode", "tap"])?;
-    host.run("ip", &["link", "set", tap, "master", bridge])?;
-    host.run("ip", &["link", "set", tap, "up"])?;
-    Ok(())
 }
 
 /// A port of the host's loopback that nobody has now.
