@@ -7,7 +7,7 @@ use std::{
 };
 
 use hawser_identity::{
-    CertificateDer, Credentials, Fingerprint, GatewayToken, HubAddress, HubToken, IdentityError, Issuer,
+    CertificateDer, Credentials, Fingerprint, HubAddress, HubToken, IdentityError, Issuer, JoinToken, Joins,
     NodeKey, PeeringToken, RootAuthority, Secret, TokenError, Trust, file, prepare_dir, token,
 };
 use hawser_proto::{
@@ -238,8 +238,8 @@ fn authorities(new: &NewDomain) -> Result<(Option<RootAuthority>, Issuer), Admin
     }
 }
 
-/// Makes a one-time token by which another gateway joins this domain, good for `life`.
-pub async fn make_gateway_token(dir: &Path, life: Duration) -> Result<GatewayToken, AdminError> {
+/// Makes a one-time token by which another gateway, or a host, joins this domain, good for `life`.
+pub async fn make_join_token(dir: &Path, joins: Joins, life: Duration) -> Result<JoinToken, AdminError> {
     let own = Credentials::load(dir)?;
     let domain = own.id().domain.clone();
     if !dir.join(file::ISSUER_KEY).exists() {
@@ -250,7 +250,8 @@ pub async fn make_gateway_token(dir: &Path, life: Duration) -> Result<GatewayTok
     if hubs.is_empty() {
         return Err(AdminError::NoHub);
     }
-    let made = GatewayToken {
+    let made = JoinToken {
+        joins,
         hubs,
         domain,
         root: own.root(),
@@ -262,6 +263,7 @@ pub async fn make_gateway_token(dir: &Path, life: Duration) -> Result<GatewayTok
         domain_half: made.domain_half.clone(),
         expires: made.expires,
         spent: None,
+        role: Some(joins.role()),
     };
     store
         .bucket(TOKENS)
@@ -298,12 +300,12 @@ pub async fn join_with_hub_token(dir: &Path, token: &HubToken, ways: &Ways) -> R
     remember_hub(&store, &token.hub, token.pin).await
 }
 
-/// Makes `dir` the state of a new gateway `name` of the token's domain: an issuer certifies it, met through one of the
+/// Makes `dir` the state of a new gateway or host `name` of the token's domain: an issuer certifies it, met through one of the
 /// token's hubs.
-pub async fn join_with_gateway_token(
+pub async fn join_with_token(
     dir: &Path,
     name: &NodeName,
-    token: &GatewayToken,
+    token: &JoinToken,
     ways: &Ways,
 ) -> Result<Summary, AdminError> {
     token.check(UnixTime::now())?;
@@ -463,7 +465,7 @@ pub async fn summary(dir: &Path) -> Result<Summary, AdminError> {
 /// Asks the hub for an issuer. A token just made may still be on its way from its gateway to the hub, so one that the hub
 /// does not know is shown again for a while.
 async fn pair(
-    token: &GatewayToken,
+    token: &JoinToken,
     hub: &HubAddress,
     pin: Fingerprint,
     ways: &Ways,
@@ -481,7 +483,7 @@ async fn pair(
 
 async fn ask_issuer(
     name: &NodeName,
-    token: &GatewayToken,
+    token: &JoinToken,
     hub: &HubAddress,
     pin: Fingerprint,
     request: &[u8],
@@ -515,7 +517,7 @@ fn checked(
     chain: Vec<CertificateDer<'static>>,
     key: &NodeKey,
     name: &NodeName,
-    token: &GatewayToken,
+    token: &JoinToken,
 ) -> Result<Credentials, AdminError> {
     let mut trust = Trust::new();
     let root = chain.last().cloned().ok_or(IdentityError::NoCertificate)?;
@@ -527,7 +529,12 @@ fn checked(
         )));
     }
     let proved = trust.verify(&chain, UnixTime::now())?;
-    if proved.id != NodeId::gateway(token.domain.clone(), name.clone()) {
+    let wanted = NodeId {
+        domain: token.domain.clone(),
+        role: token.joins.role(),
+        name: name.clone(),
+    };
+    if proved.id != wanted {
         return Err(AdminError::Useless(format!("a certificate for {}", proved.id)));
     }
     Ok(Credentials::new(chain, key)?)

@@ -144,14 +144,14 @@ async fn a_token_is_good_for_one_gateway_and_a_name_for_one() {
     let _gateway = gateway(&b, "", DAY).await;
     within(world.join(&b, "gw2")).await;
     let ways = hawser_session::carrier::Ways::default();
-    let token = admin::make_gateway_token(&b, Duration::from_secs(60))
+    let token = admin::make_join_token(&b, hawser_identity::Joins::Gateway, Duration::from_secs(60))
         .await
         .unwrap();
     let fresh = world.state("fresh");
     let gw2 = "gw2".parse().unwrap();
     let taken = within(async {
         loop {
-            match admin::join_with_gateway_token(&fresh, &gw2, &token, &ways)
+            match admin::join_with_token(&fresh, &gw2, &token, &ways)
                 .await
                 .unwrap_err()
             {
@@ -162,11 +162,11 @@ async fn a_token_is_good_for_one_gateway_and_a_name_for_one() {
     })
     .await;
     assert_eq!(taken.code, "name-taken");
-    admin::join_with_gateway_token(&fresh, &"gw3".parse().unwrap(), &token, &ways)
+    admin::join_with_token(&fresh, &"gw3".parse().unwrap(), &token, &ways)
         .await
         .unwrap();
     let (again, gw4) = (world.state("again"), "gw4".parse().unwrap());
-    let again = admin::join_with_gateway_token(&again, &gw4, &token, &ways).await;
+    let again = admin::join_with_token(&again, &gw4, &token, &ways).await;
     assert!(again.is_err(), "the token is spent");
 }
 

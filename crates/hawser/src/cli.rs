@@ -96,7 +96,7 @@ Two domains that are to talk exchange peering tokens, each over a channel that i
   at beta:  hawser domain peer accept < acme.peering      and compare the twelve words by telephone"
     )]
     Domain(DomainCommand),
-    /// Makes a one-time token that lets a domain or a gateway in.
+    /// Makes a one-time token that lets a domain, a gateway or a host in.
     #[command(
         subcommand,
         after_help = "\
@@ -104,10 +104,11 @@ The token is the only thing on standard output; what it is for is said on standa
 
 Examples:
   hawser token hub acme --life 1h > acme.token
-  hawser token gateway > gw2.token"
+  hawser token gateway > gw2.token
+  hawser token host > h1.token"
     )]
     Token(TokenCommand),
-    /// Shows a token to its hub: a domain is admitted, or a further gateway gets its identity.
+    /// Shows a token to its hub: a domain is admitted, or a further gateway or host gets its identity.
     #[command(after_help = "\
 The token comes by standard input, by --token-file or by the environment (HAWSER_TOKEN), never by the command line, where
 other users of the machine could read it.
@@ -115,10 +116,13 @@ other users of the machine could read it.
 With a token of `hawser token hub`, the domain that `hawser domain init` made here is admitted by that hub.
 With a token of `hawser token gateway`, this machine becomes a further gateway of the domain: its key is made here and
 stays here; the certificate is signed by a gateway of the domain, through the hub, which learns nothing from it.
+With a token of `hawser token host`, this machine becomes a hypervisor host of the domain in the same way, in the state
+directory of the [host] table.
 
 Examples:
   hawser join < acme.token
   hawser join gw2 --token-file gw2.token
+  hawser join h1 --token-file h1.token
   hawser join --proxy squid.acme.example:3128 --proxy-user gw1 --proxy-password-file password < acme.token")]
     Join(JoinArgs),
     /// Lists the services that may be called from here, and those exported.
@@ -317,6 +321,20 @@ pub(crate) enum TokenCommand {
         #[command(flatten)]
         state: GatewayState,
     },
+    /// On a gateway that is an issuer: a token that lets one hypervisor host join the domain, once.
+    #[command(after_help = "\
+A host keeps machines alive on other hosts of its domain, and asks the hub's register who may run them. It exports and calls
+nothing: its certificate opens no service.
+
+Example:
+  hawser token host > h1.token")]
+    Host {
+        /// How long the token is good for.
+        #[arg(long, default_value = "1h", value_parser = duration, value_name = "TIME")]
+        life: Duration,
+        #[command(flatten)]
+        state: GatewayState,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -368,7 +386,7 @@ pub(crate) struct AcceptArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct JoinArgs {
-    /// With a gateway token: this gateway's name within the domain (the machine's host name unless given).
+    /// With a gateway or host token: this one's name within the domain (the machine's host name unless given).
     pub(crate) name: Option<NodeName>,
     #[command(flatten)]
     pub(crate) token: TokenSource,
@@ -382,7 +400,7 @@ pub(crate) struct JoinArgs {
     #[arg(long, requires = "proxy_user", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) proxy_password_file: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) state: GatewayState,
+    pub(crate) state: JoinState,
 }
 
 /// Where a token comes from: `--token-file`, else the environment, else standard input.
@@ -396,6 +414,13 @@ pub(crate) struct TokenSource {
 #[derive(Debug, Args)]
 pub(crate) struct GatewayState {
     /// The gateway's state directory, if not the one in the configuration.
+    #[arg(long = "state", value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinState {
+    /// The state directory of what joins, if not the one in the configuration.
     #[arg(long = "state", value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
     pub(crate) directory: Option<PathBuf>,
 }

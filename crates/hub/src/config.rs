@@ -66,10 +66,12 @@ pub struct Limits {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub handshake: Duration,
-    /// Gateways connected.
+    /// Gateways and hosts connected.
     pub gateways: usize,
-    /// Gateways connected of one domain.
+    /// Gateways and hosts connected of one domain.
     pub gateways_per_domain: usize,
+    /// Machines of one domain in the register of who may run them.
+    pub machines_per_domain: usize,
     /// Data sessions open at a time. Each takes two file descriptors.
     pub sessions: usize,
     /// Data sessions that one gateway has asked for and that are not taken up by both sides.
@@ -88,6 +90,7 @@ impl Default for Limits {
             handshake: HANDSHAKE_MOST,
             gateways: 4096,
             gateways_per_domain: 64,
+            machines_per_domain: 1024,
             sessions: 16384,
             granted_per_gateway: 1024,
             granted_per_pair: 512,

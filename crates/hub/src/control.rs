@@ -1,4 +1,4 @@
-//! The control connection of one gateway: keeps its registration, answers its requests, and tells it what it may see.
+//! The control connection of one node: keeps its registration, answers its requests, and tells it what it may see.
 //!
 //! One task, which alone writes to the gateway; everybody else leaves messages in its bounded queue.
 
@@ -9,8 +9,8 @@ use std::{
 };
 
 use hawser_proto::{
-    UnixTime, VERSION,
-    arbiter::{Answer, Denial},
+    Role, UnixTime, VERSION,
+    arbiter::{Answer, Ask, Denial},
     control::{DEAD_AFTER, PING_EVERY, Target, ToGateway, ToHub},
 };
 use hawser_session::hop::{ControlReceiver, ControlSender, HopError};
@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    arbiter::{Asker, Places},
     ledger::KnownList,
     lives::Cut,
     refusal::Refusal,
@@ -51,6 +52,8 @@ enum End {
     Stopped,
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error("it is a host, and registered what only a gateway may: services, an issuer or join offers")]
+    Host,
     #[error("it sent a revocation list that is none: {0}")]
     List(ListError),
 }
@@ -65,6 +68,7 @@ pub(crate) async fn run(
 ) {
     let id = party.id.clone();
     match serve(shared, party, software, sender, receiver).await {
+        End::Host => tracing::warn!(%id, reason = %End::Host, "refused a host's registration"),
         End::Registry(error) => tracing::warn!(%id, %error, "refused a gateway"),
         End::List(error) => {
             tracing::warn!(%id, %error, "closed a gateway's connection for its revocation list")
@@ -86,6 +90,7 @@ async fn serve(
         return End::Cut(cut);
     }
     let (queue, mut queued) = mpsc::channel(QUEUE);
+    let (answers, places) = (queue.clone(), shared.arbiter.places());
     let handle = ControlHandle {
         queue,
         life: living.life().clone(),
@@ -100,6 +105,8 @@ async fn serve(
     let mut control = Control {
         connected,
         sender,
+        queue: answers,
+        places,
         registered: false,
         routes: None,
         number: 0,
@@ -180,6 +187,10 @@ impl Drop for Connected {
 struct Control {
     connected: Connected,
     sender: ControlSender<ToGateway>,
+    /// The way of answers that take a while.
+    queue: mpsc::Sender<ToGateway>,
+    /// For questions to the register.
+    places: Places,
     registered: bool,
     /// What the gateway was told last.
     routes: Option<Arc<Snapshot>>,
@@ -222,14 +233,19 @@ impl Control {
             ToHub::Revocations(bytes) => self.take_list(bytes).await,
             ToHub::Ping(n) => self.say(&ToGateway::Pong(n)).await,
             ToHub::Pong(_) => Ok(()),
-            ToHub::Arbiter { id, .. } => {
-                let answer = Answer::Denied(Denial::NoHost);
-                self.say(&ToGateway::Arbiter { id, answer }).await
-            }
+            ToHub::Arbiter { id, ask } => match self.ask(id, ask) {
+                None => Ok(()),
+                Some(answer) => self.say(&ToGateway::Arbiter { id, answer }).await,
+            },
         }
     }
 
     async fn register(&mut self, what: Registered) -> Result<(), End> {
+        if self.connected.party.id.role == Role::Host
+            && (what.issuer || !what.services.is_empty() || !what.joins.is_empty())
+        {
+            return Err(End::Host);
+        }
         let (shared, id) = (&self.connected.shared, &self.connected.party.id);
         tracing::debug!(%id, services = what.services.len(), issuer = what.issuer, draining = what.draining, "registration");
         let connection = self.connected.connection;
@@ -239,6 +255,33 @@ impl Control {
         }
         self.registered = true;
         self.tell().await
+    }
+
+    /// Has the register answer a host in a task of its own; what can be said at once comes back.
+    fn ask(&self, id: u64, ask: Ask) -> Option<Answer> {
+        let (shared, party) = (&self.connected.shared, &self.connected.party);
+        if party.id.role != Role::Host {
+            return Some(Answer::Denied(Denial::NoHost));
+        }
+        let Some(place) = self.places.take() else {
+            shared.metrics.asked(&Answer::Busy);
+            return Some(Answer::Busy);
+        };
+        let (shared, party, queue) = (shared.clone(), party.clone(), self.queue.clone());
+        tokio::spawn(async move {
+            let parties = [Some(party.clone()), None];
+            let asker = Asker {
+                id: &party.id,
+                machines: shared.limits.load().machines_per_domain,
+                stands: &|| shared.judge(&parties).is_none(),
+            };
+            let answer = shared.arbiter.answer(asker, ask).await;
+            shared.metrics.asked(&answer);
+            // Gone when the connection is; the host asks again on its next one.
+            let _ = queue.send(ToGateway::Arbiter { id, answer }).await;
+            drop(place);
+        });
+        None
     }
 
     /// Grants a session and tells the other side, or says why not.
@@ -326,9 +369,14 @@ impl Control {
         let lists = shared.lists.borrow().clone();
         let mut switch = shared.switch();
         let switch = &mut *switch;
+        // Hosts call nothing, and have to do with nobody else's revocations.
+        let host = self.connected.party.id.role == Role::Host;
         let routes = self
             .registered
-            .then(|| switch.registry.snapshot(domain, &switch.policy))
+            .then(|| match host {
+                true => Arc::new(Snapshot::default()),
+                false => switch.registry.snapshot(domain, &switch.policy),
+            })
             .filter(|new| {
                 self.routes
                     .as_ref()
@@ -336,7 +384,7 @@ impl Control {
             });
         let lists = lists
             .iter()
-            .filter(|l| switch.policy.related(domain, &l.domain))
+            .filter(|l| l.domain == *domain || (!host && switch.policy.related(domain, &l.domain)))
             .filter(|l| self.lists.get(&l.key).is_none_or(|known| *known < l.number))
             .cloned()
             .collect();

@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    arbiter::Arbiter,
     config::{ConfigError, HubConfig, HubPlan, Limits},
     door::{Door, DoorLimits},
     ledger::{Ledger, LedgerError},
@@ -116,6 +117,7 @@ impl Hub {
             software: software.into(),
             hop,
             ledger: Ledger::new(&store),
+            arbiter: Arbiter::new(&store),
             trust,
             switch: Switch::new(
                 Registry::new(plan.limits.registry()),

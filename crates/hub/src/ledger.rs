@@ -12,6 +12,8 @@ use hawser_proto::{DomainName, NameError, NodeId, UnixTime};
 use hawser_store::{Bucket, Store, StoreError};
 use minicbor::{Decode, Encode, bytes::ByteVec};
 
+use crate::arbiter;
+
 /// Longest life of a token.
 pub const MAX_TOKEN_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long an expired token is kept, so that its use can still be told from a made-up one.
@@ -147,7 +149,7 @@ pub async fn revoke(store: &Store, subject: &Subject) -> Result<(), LedgerError>
     }
 }
 
-/// Forgets a domain: its admission, tokens and lists, and that it was barred; it needs a new token to come back. Or forgets
+/// Forgets a domain: its admission, tokens, lists and machines, and that it was barred; it needs a new token to come back. Or forgets
 /// that an identity was barred. False if there was nothing to forget.
 pub async fn forget(store: &Store, subject: &Subject) -> Result<bool, LedgerError> {
     let ledger = Ledger::new(store);
@@ -165,6 +167,7 @@ pub async fn forget(store: &Store, subject: &Subject) -> Result<bool, LedgerErro
                 ledger.revocations.delete(&key).await?;
             }
         }
+        any |= arbiter::forget_domain(store, domain).await?;
     }
     Ok(any)
 }

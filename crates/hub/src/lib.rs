@@ -6,6 +6,7 @@
 //! relays. Imports `proto`, `identity`, `store` and `session`.
 
 mod admission;
+mod arbiter;
 mod config;
 mod control;
 mod data;
@@ -25,6 +26,7 @@ mod status;
 mod switch;
 pub mod tickets;
 
+pub use arbiter::{ForgetError, RegisteredMachine, forget_registered, registered};
 pub use config::{Allow, ConfigError, HubConfig, HubPlan, Limits};
 pub use hub::{Hub, HubError};
 pub use ledger::{

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use hawser_proto::arbiter::Answer;
 use hawser_session::relay::RelayCounters;
 use prometheus_client::{
     collector::Collector,
@@ -26,6 +27,7 @@ pub(crate) struct Metrics {
     relays_ended: Family<Labels, Counter>,
     revocations: Family<Labels, Counter>,
     turned_away: Family<Labels, Counter>,
+    asked: Family<Labels, Counter>,
     /// From the dialling side to the accepting one, and back.
     pub(crate) relayed: Arc<[RelayCounters; 2]>,
 }
@@ -59,6 +61,11 @@ impl Metrics {
             "Connections closed because too many had not proved who they are, by bound",
             m.turned_away.clone(),
         );
+        r.register(
+            "register_asked",
+            "Questions of hosts to the register of who may run a machine, by answer",
+            m.asked.clone(),
+        );
         r.register_collector(Box::new(Relayed(m.relayed.clone())));
         m
     }
@@ -69,6 +76,18 @@ impl Metrics {
 
     pub(crate) fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    pub(crate) fn asked(&self, answer: &Answer) {
+        let word = match answer {
+            Answer::Is(_) => "read",
+            Answer::Changed(_) => "changed",
+            Answer::Lost(_) => "lost",
+            Answer::Denied(_) => "denied",
+            Answer::Busy => "busy",
+            Answer::Failed(_) => "failed",
+        };
+        self.asked.get_or_create(&[("answer", word)]).inc();
     }
 
     pub(crate) fn relay_ended(&self, reason: &'static str) {

@@ -18,6 +18,8 @@ pub(crate) enum Refusal {
     NotAllowed(DomainName, DomainName),
     /// A gateway asks for itself.
     Itself,
+    /// A host asks for something else than an issuer of its domain.
+    HostCalls,
     /// The wanted gateway is shutting down.
     GatewayDraining(NodeId),
     /// The wanted gateway does not take its messages.
@@ -42,6 +44,7 @@ impl Refusal {
             Refusal::NoIssuer(_) => "no-issuer-connected",
             Refusal::NotAllowed(..) => "pair-not-allowed",
             Refusal::Itself => "own-gateway",
+            Refusal::HostCalls => "host-calls",
             Refusal::GatewayDraining(_) => "gateway-draining",
             Refusal::GatewayBusy(_) => "gateway-busy",
             Refusal::HubDraining => "hub-draining",
@@ -83,6 +86,12 @@ impl Refusal {
                 503,
                 format!("no other gateway of {domain} that issues certificates is connected to this hub"),
                 "start the gateway that holds the domain's issuer key",
+            ),
+            Refusal::HostCalls => (
+                Place::Policy,
+                403,
+                "a host calls no services: it reaches the issuers of its domain, and the register".into(),
+                "call from a gateway, which joins with a token of: hawser token gateway",
             ),
             Refusal::NotAllowed(from, to) => (
                 Place::Policy,

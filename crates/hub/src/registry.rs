@@ -96,7 +96,7 @@ pub enum RegistryError {
 }
 
 /// What a domain may see.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Services that it may call, in order.
     pub routes: Vec<Route>,

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    arbiter::Arbiter,
     config::Limits,
     data::Word,
     door::Door,
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) software: String,
     pub(crate) hop: HopServer,
     pub(crate) ledger: Ledger,
+    pub(crate) arbiter: Arbiter,
     /// Held while the ledger is changed, or read to make trust: trust never goes back.
     pub(crate) writing: tokio::sync::Mutex<()>,
     pub(crate) trust: SharedTrust,
@@ -89,6 +91,7 @@ pub(crate) struct Parts {
     pub(crate) software: String,
     pub(crate) hop: HopServer,
     pub(crate) ledger: Ledger,
+    pub(crate) arbiter: Arbiter,
     pub(crate) trust: SharedTrust,
     pub(crate) switch: Switch<ControlHandle, Word>,
     pub(crate) door: Door,
@@ -103,6 +106,7 @@ impl Shared {
             software: parts.software,
             hop: parts.hop,
             ledger: parts.ledger,
+            arbiter: parts.arbiter,
             writing: tokio::sync::Mutex::default(),
             trust: parts.trust,
             lists: watch::Sender::new(Arc::default()),

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use hawser_proto::{DomainName, NodeId, UnixTime, control::Target, hop::Ticket};
+use hawser_proto::{DomainName, NodeId, Role, UnixTime, control::Target, hop::Ticket};
 
 use crate::{
     pairing::Meetings,
@@ -65,6 +65,9 @@ impl<H: Clone, W> Switch<H, W> {
     ) -> Result<Granted<H>, Refusal> {
         self.room()?;
         self.turn += 1;
+        if asker.role == Role::Host && *target != Target::Issuer {
+            return Err(Refusal::HostCalls);
+        }
         let peer = match target {
             Target::Issuer => self
                 .registry
@@ -110,7 +113,8 @@ impl<H: Clone, W> Switch<H, W> {
     }
 
     fn wanted(&self, asker: &NodeId, id: &NodeId) -> Result<&Gateway<H>, Refusal> {
-        let gateway = self.registry.gateway(id);
+        // Hosts are connected, too, and take no sessions.
+        let gateway = self.registry.gateway(id).filter(|g| g.id.role == Role::Gateway);
         let issuer = gateway
             .and_then(|g| g.registered.as_ref())
             .is_some_and(|r| r.issuer);
@@ -253,6 +257,25 @@ mod tests {
             let refused = s.request(now, &id(who), &Target::Issuer).unwrap_err();
             assert_eq!(refused.reason(), "no-issuer-connected");
         }
+    }
+
+    #[test]
+    fn a_host_reaches_an_issuer_and_nothing_else_and_is_reached_by_nobody() {
+        let mut s = switch(&[("acme", "acme"), ("acme", "beta")]);
+        connect(&mut s, "acme/a1", 1, issuer());
+        connect(&mut s, "beta/b1", 2, Registered::default());
+        let host = Arc::new(NodeId::host("acme".parse().unwrap(), "h1".parse().unwrap()));
+        let (c, _) = s.registry.connect(&host, 3).unwrap();
+        s.registry.register(&host, c, Registered::default()).unwrap();
+        let now = Instant::now();
+        assert_eq!(s.request(now, &host, &Target::Issuer).unwrap().peer_handle, 1);
+        for gateway in ["acme/a1", "beta/b1"] {
+            let target = Target::Gateway((*id(gateway)).clone());
+            assert_eq!(s.request(now, &host, &target).unwrap_err().reason(), "host-calls");
+        }
+        let target = Target::Gateway((*host).clone());
+        let refused = s.request(now, &id("acme/a1"), &target).unwrap_err();
+        assert_eq!(refused.reason(), "gateway-not-connected");
     }
 
     #[test]

@@ -247,7 +247,7 @@ impl Issuer {
         self.certificate.not_after
     }
 
-    /// A certificate for a gateway of its domain: leaf, issuer and root. From the request (PKCS#10) only the public key is
+    /// A certificate for a gateway or host of its domain: leaf, issuer and root. From the request (PKCS#10) only the public key is
     /// taken, after its signature has shown that the asker holds the private one. The life ends with the issuer's own.
     ///
     /// The caller decides who may have which name, and that it is not a revoked one.
@@ -267,9 +267,9 @@ impl Issuer {
         life: Duration,
         now: UnixTime,
     ) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-        if id.domain != self.id.domain || id.role != Role::Gateway {
+        if id.domain != self.id.domain || !matches!(id.role, Role::Gateway | Role::Host) {
             return Err(IdentityError::Request(format!(
-                "{id} is no gateway of domain {}, for which this issuer signs",
+                "{id} is no gateway and no host of domain {}, for which this issuer signs",
                 self.id.domain
             )));
         }
@@ -298,7 +298,7 @@ impl Issuer {
         sign(self.signer.key(), message)
     }
 
-    /// Signs a revocation list of its domain, which may revoke gateways, not issuers.
+    /// Signs a revocation list of its domain, which may revoke gateways and hosts, not issuers.
     pub fn sign_revocations(&self, list: &RevocationList) -> Result<SignedRevocations, IdentityError> {
         list.check(&self.id.domain, false)?;
         SignedRevocations::make(list, Some(&self.der), |message| self.sign(message))

@@ -129,9 +129,9 @@ impl Certificate {
         Fingerprint::of_key(&self.key)
     }
 
-    /// The identity of a leaf, with all that a leaf must have.
+    /// The identity of a leaf (a gateway or a host), with all that a leaf must have.
     pub(crate) fn leaf(&self) -> Result<NodeId, IdentityError> {
-        let id = self.id(Role::Gateway)?;
+        let id = self.id(&[Role::Gateway, Role::Host])?;
         if self.authority {
             return Err(self.bad("it is that of an authority"));
         }
@@ -147,7 +147,7 @@ impl Certificate {
 
     /// The identity of an issuer, with all that an issuer must have.
     pub(crate) fn issuer(&self) -> Result<NodeId, IdentityError> {
-        let id = self.id(Role::Issuer)?;
+        let id = self.id(&[Role::Issuer])?;
         if !self.authority {
             return Err(self.bad("it is not that of an authority (basicConstraints CA)"));
         }
@@ -225,7 +225,7 @@ impl Certificate {
             .map_err(|_| IdentityError::Signature(format!("the {} certificate", self.which)))
     }
 
-    fn id(&self, role: Role) -> Result<NodeId, IdentityError> {
+    fn id(&self, roles: &[Role]) -> Result<NodeId, IdentityError> {
         let uri = self
             .uri
             .as_deref()
@@ -233,10 +233,11 @@ impl Certificate {
         let id: NodeId = uri
             .parse()
             .map_err(|_| self.bad("its URI name is no SPIFFE ID of ours"))?;
-        if id.role == role {
+        if roles.contains(&id.role) {
             Ok(id)
         } else {
-            Err(self.bad(&format!("{id} is no {}", role.as_str())))
+            let expected: Vec<_> = roles.iter().map(|r| r.as_str()).collect();
+            Err(self.bad(&format!("{id} is no {}", expected.join(" and no "))))
         }
     }
 

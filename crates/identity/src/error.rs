@@ -114,6 +114,14 @@ pub enum IdentityError {
         /// Who it proved to be.
         found: NodeId,
     },
+    /// A node whose role does not entitle it to this.
+    #[error("{found} has no business here: expected {expected}")]
+    Role {
+        /// Who it proved to be.
+        found: NodeId,
+        /// Who would be let in.
+        expected: &'static str,
+    },
     /// A key is not the pinned one.
     #[error(
         "expected the key {expected}, found {found}: is it the right address, and the token that of this hub or domain?"

@@ -28,7 +28,7 @@ pub use hub::HubIdentity;
 pub use node::{Credentials, NodeKey, SharedCredentials};
 pub use revocation::{Accepted, RevocationList, SignedRevocations, Signer};
 pub use rustls::pki_types::CertificateDer;
-pub use token::{AnyToken, GatewayToken, HubAddress, HubToken, PeeringToken, Secret, TokenError};
+pub use token::{AnyToken, HubAddress, HubToken, JoinToken, Joins, PeeringToken, Secret, TokenError};
 pub use trust::{Proved, SharedTrust, Trust};
 
 /// Names of the files in a state directory (mode 0700, files 0600).

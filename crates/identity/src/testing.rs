@@ -41,8 +41,15 @@ impl Domain {
     }
 
     pub(crate) fn gateway(&self, name: &str) -> Credentials {
+        self.certify(NodeId::gateway(self.name.clone(), node(name)))
+    }
+
+    pub(crate) fn host(&self, name: &str) -> Credentials {
+        self.certify(NodeId::host(self.name.clone(), node(name)))
+    }
+
+    fn certify(&self, id: NodeId) -> Credentials {
         let key = NodeKey::create().unwrap();
-        let id = NodeId::gateway(self.name.clone(), node(name));
         let chain = self.issuer.issue(&id, &key.csr().unwrap(), LEAF_LIFE).unwrap();
         Credentials::new(chain, &key).unwrap()
     }

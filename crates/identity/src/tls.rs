@@ -23,17 +23,17 @@ use rustls::{
 
 use crate::error::Utc;
 use crate::{Fingerprint, HubIdentity, IdentityError, Proved, SharedCredentials, SharedTrust, Trust};
-use verify::{AnyGateway, Gateway, IssuerByRoot, Pinned};
+use verify::{Clients, Gateway, IssuerByRoot, Pinned, Who};
 
 /// ALPN of the session between a joiner without a certificate and an issuer of its domain.
 pub const ALPN_ENROL: &[u8] = b"hawser-enrol/1";
 
-/// A hub towards gateways of admitted domains ([`ALPN_HOP`]): a client certificate is mandatory.
+/// A hub towards gateways and hosts of admitted domains ([`ALPN_HOP`]): a client certificate is mandatory.
 pub fn hub_hop(hub: &HubIdentity, trust: SharedTrust) -> Result<Arc<ServerConfig>, IdentityError> {
     let own = Own::Hub(hub.clone());
     server(
         provider(hop_groups()),
-        Some(AnyGateway::new(trust)),
+        Some(Clients::new(trust, Who::Nodes)),
         own,
         ALPN_HOP,
     )
@@ -44,7 +44,7 @@ pub fn hub_join(hub: &HubIdentity) -> Result<Arc<ServerConfig>, IdentityError> {
     server(provider(hop_groups()), None, Own::Hub(hub.clone()), ALPN_JOIN)
 }
 
-/// A gateway towards a hub whose key is pinned ([`ALPN_HOP`]).
+/// A gateway or host towards a hub whose key is pinned ([`ALPN_HOP`]).
 pub fn hop_client(own: SharedCredentials, pin: Fingerprint) -> Result<Arc<ClientConfig>, IdentityError> {
     client(provider(hop_groups()), Pinned::new(pin), Some(own), ALPN_HOP)
 }
@@ -54,7 +54,7 @@ pub fn join_client(pin: Fingerprint) -> Result<Arc<ClientConfig>, IdentityError>
     client(provider(hop_groups()), Pinned::new(pin), None, ALPN_JOIN)
 }
 
-/// The dialling gateway of an end-to-end session ([`ALPN_END_TO_END`]); only `expect` is accepted at the other end.
+/// The dialling node of an end-to-end session ([`ALPN_END_TO_END`]); only `expect` is accepted at the other end.
 pub fn end_to_end_client(
     own: SharedCredentials,
     trust: SharedTrust,
@@ -68,15 +68,15 @@ pub fn end_to_end_client(
     )
 }
 
-/// The accepting gateway of an end-to-end session ([`ALPN_END_TO_END`]). Any gateway of an accepted domain gets in: compare
-/// [`proved`] with whom the hub announced.
+/// The accepting gateway of an end-to-end session ([`ALPN_END_TO_END`]). Any gateway of an accepted domain gets in, and hosts of
+/// the own one, which come to renew their certificates: compare [`proved`] with whom the hub announced, and look at its role.
 pub fn end_to_end_server(
     own: SharedCredentials,
     trust: SharedTrust,
 ) -> Result<Arc<ServerConfig>, IdentityError> {
     server(
         provider(end_to_end_groups()),
-        Some(AnyGateway::new(trust)),
+        Some(Clients::new(trust, Who::Gateways(own.clone()))),
         Own::Node(own),
         ALPN_END_TO_END,
     )
@@ -116,7 +116,7 @@ pub fn host_client(
 pub fn host_server(own: SharedCredentials, trust: SharedTrust) -> Result<Arc<ServerConfig>, IdentityError> {
     server(
         provider(end_to_end_groups()),
-        Some(AnyGateway::new(trust)),
+        Some(Clients::new(trust, Who::Hosts(own.clone()))),
         Own::Node(own),
         ALPN_REPLICATION,
     )
@@ -213,7 +213,7 @@ fn provider(kx_groups: Vec<&'static dyn rustls::crypto::SupportedKxGroup>) -> Ar
 
 fn server(
     provider: Arc<CryptoProvider>,
-    clients: Option<AnyGateway>,
+    clients: Option<Clients>,
     own: Own,
     alpn: &'static [u8],
 ) -> Result<Arc<ServerConfig>, IdentityError> {

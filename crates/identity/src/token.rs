@@ -9,7 +9,7 @@ mod secret;
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hawser_proto::{DomainName, UnixTime};
+use hawser_proto::{DomainName, Role, UnixTime};
 use minicbor::{Decode, Encode};
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
@@ -21,7 +21,7 @@ use crate::{Fingerprint, error::Utc, fingerprint::sha256, trust::Root};
 
 /// Longest text that is looked at, in bytes.
 pub const MAX_TEXT: usize = 16 * 1024;
-/// Most hubs in a gateway token.
+/// Most hubs in a join token.
 pub const MAX_HUBS: usize = 16;
 
 const CHECKSUM: usize = 4;
@@ -31,7 +31,8 @@ const CHECKSUM: usize = 4;
 pub enum TokenError {
     /// It begins like none of them.
     #[error(
-        "this is no Hawser token: expected text that begins with hawser-hub-token:, hawser-gateway-token: or hawser-peering:"
+        "this is no Hawser token: expected text that begins with hawser-hub-token:, hawser-gateway-token:, hawser-host-token: or \
+         hawser-peering:"
     )]
     NoToken,
     /// It is a token of another kind.
@@ -65,19 +66,22 @@ pub enum TokenError {
 pub enum Kind {
     /// [`HubToken`].
     Hub,
-    /// [`GatewayToken`].
+    /// [`JoinToken`] for a gateway.
     Gateway,
+    /// [`JoinToken`] for a host.
+    Host,
     /// [`PeeringToken`].
     Peering,
 }
 
 impl Kind {
-    const ALL: [Kind; 3] = [Kind::Hub, Kind::Gateway, Kind::Peering];
+    const ALL: [Kind; 4] = [Kind::Hub, Kind::Gateway, Kind::Host, Kind::Peering];
 
     fn prefix(self) -> &'static str {
         match self {
             Kind::Hub => "hawser-hub-token:",
             Kind::Gateway => "hawser-gateway-token:",
+            Kind::Host => "hawser-host-token:",
             Kind::Peering => "hawser-peering:",
         }
     }
@@ -86,6 +90,7 @@ impl Kind {
         match self {
             Kind::Hub => "the hub's operator makes it: hawser token hub",
             Kind::Gateway => "an issuer of the domain makes it: hawser token gateway",
+            Kind::Host => "an issuer of the domain makes it: hawser token host",
             Kind::Peering => "the other domain shows it: hawser domain peer token",
         }
     }
@@ -96,6 +101,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Kind::Hub => "hub token",
             Kind::Gateway => "gateway token",
+            Kind::Host => "host token",
             Kind::Peering => "peering token",
         })
     }
@@ -121,28 +127,51 @@ pub struct HubToken {
     pub expires: UnixTime,
 }
 
-/// Lets one gateway join a domain, once. The hub half has the hub pair the joiner with an issuer; the domain half never
-/// leaves the token and the issuer, so a hub cannot join in the joiner's place.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct GatewayToken {
+/// Lets one gateway or one host join a domain, once. The hub half has the hub pair the joiner with an issuer; the domain half
+/// never leaves the token and the issuer, so a hub cannot join in the joiner's place. As what it lets somebody join stands in
+/// the issuer's record of it; here it says what the joiner is to expect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinToken {
+    /// Whether it is for a gateway or for a host.
+    pub joins: Joins,
     /// Hubs of the domain, with their keys; at most [`MAX_HUBS`].
-    #[n(0)]
     pub hubs: Vec<(HubAddress, Fingerprint)>,
     /// Which domain.
-    #[n(1)]
     pub domain: DomainName,
     /// The domain's root, by which the joiner knows its issuer.
-    #[n(2)]
     pub root: Fingerprint,
     /// Shown to the hub.
-    #[n(3)]
     pub hub_half: Secret,
     /// Shown to nobody: see [`mac`].
-    #[n(4)]
     pub domain_half: Secret,
     /// When it ends.
-    #[n(5)]
     pub expires: UnixTime,
+}
+
+/// As what a [`JoinToken`] lets somebody join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Joins {
+    /// A further gateway.
+    Gateway,
+    /// A hypervisor host.
+    Host,
+}
+
+impl Joins {
+    /// The role of the identity that the joiner gets.
+    pub fn role(self) -> Role {
+        match self {
+            Joins::Gateway => Role::Gateway,
+            Joins::Host => Role::Host,
+        }
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Joins::Gateway => Kind::Gateway,
+            Joins::Host => Kind::Host,
+        }
+    }
 }
 
 /// A domain's root for another domain to accept. No secret: what matters is that it comes from the right people.
@@ -170,24 +199,40 @@ impl HubToken {
     }
 }
 
-impl GatewayToken {
+impl JoinToken {
     /// The text to carry.
     pub fn to_text(&self) -> Zeroizing<String> {
-        to_text(Kind::Gateway, self)
+        let parts = JoinParts {
+            hubs: self.hubs.clone(),
+            domain: self.domain.clone(),
+            root: self.root,
+            hub_half: self.hub_half.clone(),
+            domain_half: self.domain_half.clone(),
+            expires: self.expires,
+        };
+        to_text(self.joins.kind(), &parts)
     }
 
-    /// Reads the text.
-    pub fn parse(text: &str) -> Result<Self, TokenError> {
-        let token: Self = from_text(Kind::Gateway, text)?;
-        if token.hubs.is_empty() || token.hubs.len() > MAX_HUBS {
-            return Err(TokenError::Malformed(Kind::Gateway));
+    /// Reads the text of a token that lets somebody join as this.
+    pub fn parse(joins: Joins, text: &str) -> Result<Self, TokenError> {
+        let parts: JoinParts = from_text(joins.kind(), text)?;
+        if parts.hubs.is_empty() || parts.hubs.len() > MAX_HUBS {
+            return Err(TokenError::Malformed(joins.kind()));
         }
-        Ok(token)
+        Ok(Self {
+            joins,
+            hubs: parts.hubs,
+            domain: parts.domain,
+            root: parts.root,
+            hub_half: parts.hub_half,
+            domain_half: parts.domain_half,
+            expires: parts.expires,
+        })
     }
 
     /// Whether its time is not over.
     pub fn check(&self, now: UnixTime) -> Result<(), TokenError> {
-        check(Kind::Gateway, self.expires, now)
+        check(self.joins.kind(), self.expires, now)
     }
 }
 
@@ -238,8 +283,8 @@ impl PeeringToken {
 pub enum AnyToken {
     /// For the first gateway of a domain.
     Hub(HubToken),
-    /// For a further gateway of a domain.
-    Gateway(GatewayToken),
+    /// For a further gateway, or a host, of a domain.
+    Join(JoinToken),
     /// For another domain.
     Peering(PeeringToken),
 }
@@ -249,10 +294,27 @@ impl AnyToken {
     pub fn parse(text: &str) -> Result<Self, TokenError> {
         Ok(match kind(text)? {
             Kind::Hub => Self::Hub(HubToken::parse(text)?),
-            Kind::Gateway => Self::Gateway(GatewayToken::parse(text)?),
+            Kind::Gateway => Self::Join(JoinToken::parse(Joins::Gateway, text)?),
+            Kind::Host => Self::Join(JoinToken::parse(Joins::Host, text)?),
             Kind::Peering => Self::Peering(PeeringToken::parse(text)?),
         })
     }
+}
+
+#[derive(Encode, Decode)]
+struct JoinParts {
+    #[n(0)]
+    hubs: Vec<(HubAddress, Fingerprint)>,
+    #[n(1)]
+    domain: DomainName,
+    #[n(2)]
+    root: Fingerprint,
+    #[n(3)]
+    hub_half: Secret,
+    #[n(4)]
+    domain_half: Secret,
+    #[n(5)]
+    expires: UnixTime,
 }
 
 #[derive(Encode, Decode)]

@@ -133,7 +133,8 @@ impl Trust {
             .map(|((domain, signer), kept)| (domain, signer, kept.next_update))
     }
 
-    /// Whether a chain (leaf, issuer, root) proves a gateway of an accepted domain, now and not revoked. The accepted root
+    /// Whether a chain (leaf, issuer, root) proves a node (a gateway or a host) of an accepted domain, now and not revoked. What
+    /// its role entitles it to is the caller's to know. The accepted root
     /// of exactly the leaf's domain must be its end.
     pub fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Proved, IdentityError> {
         let [leaf, _, _] = chain else {

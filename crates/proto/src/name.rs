@@ -182,6 +182,26 @@ impl Role {
     }
 }
 
+impl<C> Encode<C> for Role {
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.str(self.as_str())?;
+        Ok(())
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Role {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        let word = d.str()?;
+        Role::parse(word).ok_or_else(|| decode::Error::message("expected gateway, issuer or host"))
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// A proved identity, written as a SPIFFE ID: `spiffe://acme/gateway/gw1` (the URI subject alternative name of a
 /// certificate).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

@@ -11,7 +11,7 @@ use std::{
 
 use hawser_identity::{SharedCredentials, SharedTrust};
 use hawser_proto::{
-    Fault, NodeId, Place, ServiceName,
+    Fault, NodeId, Place, Role, ServiceName,
     frame::MAX_FRAME_UNPROVED,
     session::{Issued, Open, Opened, RequestId},
 };
@@ -200,6 +200,10 @@ impl Acceptor {
             Ok(open) => open?,
         };
         let peer = session.peer.clone();
+        // Hosts call nothing: they come to renew their certificates.
+        if peer.role != Role::Gateway && !matches!(open, Open::Renew { .. }) {
+            return Err(AcceptError::Unexpected(peer.to_string(), format!("{open:?}")));
+        }
         match open {
             Open::Http { bulk } => {
                 self.count(if bulk { "bulk" } else { "http" });

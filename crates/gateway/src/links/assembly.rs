@@ -13,7 +13,7 @@ use std::{
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use hawser_identity::{IdentityError, SharedCredentials, Trust};
 use hawser_proto::{
-    UnixTime,
+    Role, UnixTime,
     control::{JoinOffer, MAX_SERVICES, Registration, ToHub},
 };
 use hawser_session::{carrier::Ways, http::Class};
@@ -419,7 +419,7 @@ fn audience(tunnel: &Tunnel, live: &Live, own: &SharedCredentials) -> BTreeSet<h
     live.peers()
         .into_iter()
         .chain(siblings)
-        .filter(|node| node != own.id())
+        .filter(|node| node != own.id() && node.role == Role::Gateway)
         .collect()
 }
 

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use hawser_identity::{IdentityError, Issuer, RootAuthority, Secret, SharedTrust, file, token};
 use hawser_proto::{
-    Fault, NodeId, NodeName, Place, UnixTime,
+    Fault, NodeId, NodeName, Place, Role, UnixTime,
     session::{Issued, join_statement},
 };
 use hawser_store::{Bucket, Store, StoreError};
@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 
 use super::{
     metrics::{Metrics, Outcome},
-    records::{self, IssuedRecord, TokenRecord, hex},
+    records::{self, IssuedRecord, TokenRecord, hex, issued_key},
 };
 
 /// When an issuer that cannot be renewed here begins to be a matter of concern.
@@ -154,7 +154,7 @@ impl Issuing {
         self.done(&result);
         match result {
             Ok(issued) => {
-                info!(name = %join.name, "a new gateway has joined the domain");
+                info!(name = %join.name, "a new node has joined the domain");
                 issued
             }
             Err(fault) => {
@@ -213,7 +213,7 @@ impl Issuing {
             return Err(refused(
                 "token-refused",
                 "the token is unknown here, used already, or has ended".into(),
-                "make a new one with `hawser token gateway`",
+                "make a new one with `hawser token`",
             ));
         };
         let statement = join_statement(join.name, join.request, join.exporter);
@@ -222,13 +222,19 @@ impl Issuing {
                 "token-refused",
                 "the proof of the token is wrong: it is another token's, or somebody stands in between"
                     .into(),
-                "make a new token with `hawser token gateway`",
+                "make a new token with `hawser token`",
             ));
         }
-        let id = NodeId::gateway(issuer.id().domain.clone(), join.name.clone());
+        // Its token, not the joiner, says what it becomes.
+        let id = NodeId {
+            domain: issuer.id().domain.clone(),
+            role: record.role.unwrap_or(Role::Gateway),
+            name: join.name.clone(),
+        };
+        let name = issued_key(&id);
         if self
             .issued
-            .get(join.name.as_str())
+            .get(&name)
             .await
             .map_err(|e| store_failed(&e))?
             .is_some()
@@ -245,17 +251,13 @@ impl Issuing {
                 return Err(refused(
                     "token-refused",
                     "the token was used by somebody else at the same time".into(),
-                    "make a new one with `hawser token gateway`",
+                    "make a new one with `hawser token`",
                 ));
             }
             Err(e) => return Err(store_failed(&e)),
         }
         let by = issuer.id().name.to_string();
-        match self
-            .issued
-            .create(join.name.as_str(), &IssuedRecord { at: now, by })
-            .await
-        {
+        match self.issued.create(&name, &IssuedRecord { at: now, by }).await {
             Ok(_) => Ok(issued),
             Err(StoreError::Exists { .. }) => Err(taken(join.name)),
             Err(e) => Err(store_failed(&e)),

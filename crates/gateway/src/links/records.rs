@@ -1,7 +1,7 @@
 //! What a gateway keeps in its store: one type per bucket. Fields are only ever added, with new numbers.
 
 use hawser_identity::Secret;
-use hawser_proto::UnixTime;
+use hawser_proto::{NodeId, Role, UnixTime};
 use minicbor::{Decode, Encode};
 
 /// Hubs that this gateway has joined, by `host:port`.
@@ -14,8 +14,16 @@ pub(crate) const TOKENS: &str = "tokens";
 pub(crate) const REVOKED: &str = "revoked";
 /// The newest revocation list of each signer of each domain, by `domain/signer`.
 pub(crate) const REVOCATIONS: &str = "revocations";
-/// The names that this issuer has given out, by name.
+/// The names that this issuer has given out, by [`issued_key`].
 pub(crate) const ISSUED: &str = "issued";
+
+/// Where in [`ISSUED`] an identity stands: a gateway under its name, a host under `host/` and its name.
+pub(crate) fn issued_key(id: &NodeId) -> String {
+    match id.role {
+        Role::Gateway => id.name.to_string(),
+        role => format!("{role}/{}", id.name),
+    }
+}
 
 /// Of [`HUBS`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -45,6 +53,9 @@ pub(crate) struct TokenRecord {
     /// When it was used.
     #[n(2)]
     pub(crate) spent: Option<UnixTime>,
+    /// What its joiner becomes; a gateway unless it says otherwise.
+    #[n(3)]
+    pub(crate) role: Option<Role>,
 }
 
 impl TokenRecord {

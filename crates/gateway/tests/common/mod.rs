@@ -15,7 +15,7 @@ use std::{
 
 use hawser_gateway::{Gateway, admin, config::GatewayConfig, seam::Body};
 use hawser_hub::{Allow, Hub, HubConfig, Limits};
-use hawser_identity::{HubAddress, HubIdentity};
+use hawser_identity::{HubAddress, HubIdentity, Joins};
 use hawser_proto::{NodeName, ServiceId};
 use hawser_session::carrier::Ways;
 use hawser_store::Store;
@@ -74,14 +74,14 @@ impl World {
 
     /// Joins a further gateway by a token of the domain's issuer.
     pub async fn join(&self, issuer: &Path, name: &str) -> PathBuf {
-        let token = admin::make_gateway_token(issuer, Duration::from_secs(600))
+        let token = admin::make_join_token(issuer, Joins::Gateway, Duration::from_secs(600))
             .await
             .unwrap();
         let dir = self.state(&format!("{}-{name}", token.domain));
         let name: NodeName = name.parse().unwrap();
         // The hub must have heard of the offer.
         within(async {
-            while admin::join_with_gateway_token(&dir, &name, &token, &Ways::default())
+            while admin::join_with_token(&dir, &name, &token, &Ways::default())
                 .await
                 .is_err()
             {

@@ -4,35 +4,44 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use hawser_gateway::{admin, carriers, config::CarrierPlan};
-use hawser_identity::AnyToken;
+use hawser_identity::{AnyToken, Joins};
 use hawser_proto::NodeName;
 use hawser_session::carrier::Ways;
 
 use super::{domain, state};
-use crate::{cli::JoinArgs, terminal};
+use crate::{
+    cli::{GatewayState, JoinArgs},
+    terminal,
+};
 
 pub(super) async fn run(config: &Path, args: JoinArgs) -> anyhow::Result<()> {
     let ways = ways(config, &args)?;
     match AnyToken::parse(&terminal::read_token(&args.token)?)? {
         AnyToken::Hub(token) => {
-            let directory = domain::existing(config, &args.state)?;
+            let state = GatewayState {
+                directory: args.state.directory,
+            };
+            let directory = domain::existing(config, &state)?;
             admin::join_with_hub_token(&directory, &token, &ways).await?;
             eprintln!(
                 "The domain {} is admitted at {}. Next: `hawser run`, and `hawser doctor`.",
                 token.domain, token.hub
             );
         }
-        AnyToken::Gateway(token) => {
-            let directory = state::gateway(config, &args.state)?;
+        AnyToken::Join(token) => {
+            let directory = state::joining(config, &args.state, token.joins)?;
             let name = match args.name {
                 Some(name) => name,
                 None => host_name()?,
             };
-            let made = admin::join_with_gateway_token(&directory, &name, &token, &ways).await?;
-            eprintln!(
-                "This is {} now. Next: `hawser domain peer accept` for each peer, `hawser run`, and `hawser doctor`.",
-                made.gateway
-            );
+            let made = admin::join_with_token(&directory, &name, &token, &ways).await?;
+            let next = match token.joins {
+                Joins::Gateway => {
+                    "`hawser domain peer accept` for each peer, `hawser run`, and `hawser doctor`"
+                }
+                Joins::Host => "`hawser host`",
+            };
+            eprintln!("This is {} now. Next: {next}.", made.gateway);
         }
         AnyToken::Peering(token) => bail!(
             "this is a peering token of {}: `hawser domain peer accept` takes it; to join, a token of `hawser token` is needed",
@@ -73,5 +82,5 @@ fn host_name() -> anyhow::Result<NodeName> {
         .to_ascii_lowercase();
     label
         .parse()
-        .context("the machine's name is none for a gateway: give one, as in `hawser join gw2`")
+        .context("the machine's name is none for a node: give one, as in `hawser join gw2`")
 }

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use hawser_identity::Joins;
+use hawser_protect::host::HostConfig;
 use hawser_store::Store;
 
 use crate::{
-    cli::{DEFAULT_CONFIG, GatewayState, HubState},
+    cli::{DEFAULT_CONFIG, GatewayState, HubState, JoinState},
     config::Config,
 };
 
@@ -22,6 +24,27 @@ pub(super) fn gateway(config: &Path, state: &GatewayState) -> anyhow::Result<Pat
             config.display()
         ),
         None => Ok(hawser_gateway::config::GatewayConfig::default().state),
+    }
+}
+
+/// As [`gateway`], for what joins: a gateway, or a host.
+pub(super) fn joining(config: &Path, state: &JoinState, joins: Joins) -> anyhow::Result<PathBuf> {
+    match (&state.directory, joins) {
+        (Some(directory), _) => Ok(directory.clone()),
+        (None, Joins::Gateway) => gateway(config, &GatewayState { directory: None }),
+        (None, Joins::Host) => host(config),
+    }
+}
+
+/// The directory in the configuration's `[host]` table, else the default one.
+fn host(config: &Path) -> anyhow::Result<PathBuf> {
+    match read(config)? {
+        Some(Config { host: Some(h), .. }) => Ok(h.state),
+        Some(_) => bail!(
+            "{} has no [host] table; name the state directory with --state",
+            config.display()
+        ),
+        None => Ok(HostConfig::default().state),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
-use hawser_identity::{HubAddress, HubIdentity, prepare_dir};
+use hawser_identity::{HubAddress, HubIdentity, Joins, prepare_dir};
 use hawser_proto::DomainName;
 use hawser_store::Store;
 
@@ -21,7 +21,8 @@ pub(super) async fn run(config: &Path, command: TokenCommand) -> anyhow::Result<
             public,
             state,
         } => hub(config, domain, life, public, &state).await,
-        TokenCommand::Gateway { life, state } => gateway(config, life, &state).await,
+        TokenCommand::Gateway { life, state } => join(config, Joins::Gateway, life, &state).await,
+        TokenCommand::Host { life, state } => join(config, Joins::Host, life, &state).await,
     }
 }
 
@@ -55,11 +56,15 @@ async fn hub(
     terminal::print(&format!("{}\n", *token.to_text()))
 }
 
-async fn gateway(config: &Path, life: Duration, at: &GatewayState) -> anyhow::Result<()> {
+async fn join(config: &Path, joins: Joins, life: Duration, at: &GatewayState) -> anyhow::Result<()> {
     let directory = domain::existing(config, at)?;
-    let token = hawser_gateway::admin::make_gateway_token(&directory, life).await?;
+    let token = hawser_gateway::admin::make_join_token(&directory, joins, life).await?;
+    let whom = match joins {
+        Joins::Gateway => "further gateway",
+        Joins::Host => "host",
+    };
     eprintln!(
-        "This token lets one further gateway join the domain {}, once, until {}; an issuer must be running then.\n\
+        "This token lets one {whom} join the domain {}, once, until {}; an issuer must be running then.\n\
          Carry it there over a channel that you trust, and on that machine: hawser join NAME < TOKEN",
         token.domain,
         when::date(token.expires)

@@ -12,6 +12,7 @@ use std::{
 
 use hawser_gateway::config::GatewayConfig;
 use hawser_hub::HubConfig;
+use hawser_protect::host::HostConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
@@ -30,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) hub: Option<HubConfig>,
     /// Present on a gateway.
     pub(crate) gateway: Option<GatewayConfig>,
+    /// Present on a hypervisor host.
+    pub(crate) host: Option<HostConfig>,
 }
 
 /// What is logged, and how.
@@ -165,6 +168,7 @@ impl Config {
         section(table, "admin", text, &mut errors, &mut config.admin);
         section(table, "hub", text, &mut errors, &mut config.hub);
         section(table, "gateway", text, &mut errors, &mut config.gateway);
+        section(table, "host", text, &mut errors, &mut config.host);
         errors.none().map(|()| config)
     }
 }

@@ -54,10 +54,17 @@ fn a_request_must_be_signed_by_the_key_it_holds() {
 }
 
 #[test]
-fn an_issuer_names_gateways_of_its_own_domain_only() {
+fn an_issuer_names_gateways_and_hosts_of_its_own_domain_only() {
     let acme = Domain::new("acme");
     let request = NodeKey::create().unwrap().csr().unwrap();
-    for other in ["spiffe://beta/gateway/gw1", "spiffe://acme/issuer/gw1"] {
+    let host = id("spiffe://acme/host/h1");
+    let chain = acme.issuer.issue(&host, &request, LEAF_LIFE).unwrap();
+    assert_eq!(trust(&[&acme]).verify(&chain, UnixTime::now()).unwrap().id, host);
+    for other in [
+        "spiffe://beta/gateway/gw1",
+        "spiffe://beta/host/h1",
+        "spiffe://acme/issuer/gw1",
+    ] {
         assert!(
             acme.issuer.issue(&id(other), &request, LEAF_LIFE).is_err(),
             "{other}"

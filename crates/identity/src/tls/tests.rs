@@ -383,6 +383,70 @@ fn the_protocol_must_be_the_right_one() {
 }
 
 #[test]
+fn a_host_reaches_hubs_and_the_gateways_of_its_own_domain() {
+    let fixture = Fixture::new();
+    let host = fixture.acme.host("h1").shared();
+    let hop = hub_hop(&fixture.hub, fixture.trust.clone()).unwrap();
+    assert!(shake(&hop_client(host.clone(), fixture.hub.pin()).unwrap(), &hop).ok());
+    let (_, own) = fixture.end_to_end();
+    let to = |trust: &SharedTrust, name| end_to_end_client(host.clone(), trust.clone(), id(name)).unwrap();
+    assert!(shake(&to(&fixture.trust, "spiffe://acme/gateway/gw2"), &own).ok());
+    let beta = Domain::new("beta");
+    let both = trust(&[&fixture.acme, &beta]).shared();
+    let peer = end_to_end_server(beta.gateway("gw1").shared(), both.clone()).unwrap();
+    let refused = shake(&to(&both, "spiffe://beta/gateway/gw1"), &peer)
+        .server_error
+        .unwrap();
+    let text = explain_tls(&refused);
+    assert!(
+        text.starts_with("spiffe://acme/host/h1 has no business here"),
+        "{text}"
+    );
+}
+
+#[test]
+fn hosts_meet_hosts_of_their_own_domain_only() {
+    let fixture = Fixture::new();
+    let beta = Domain::new("beta");
+    let both = trust(&[&fixture.acme, &beta]).shared();
+    let own = fixture.acme.host("h1").shared();
+    let server = host_server(own, both.clone()).unwrap();
+    let dial = |who: &SharedCredentials, name| host_client(who.clone(), both.clone(), id(name)).unwrap();
+    let sibling = fixture.acme.host("h2").shared();
+    assert!(shake(&dial(&sibling, "spiffe://acme/host/h1"), &server).ok());
+    let other = shake(&dial(&sibling, "spiffe://acme/host/h3"), &server);
+    assert!(other.client_error.is_some());
+    for who in [
+        fixture.one.clone(),
+        beta.host("h1").shared(),
+        beta.gateway("h1").shared(),
+    ] {
+        let refused = shake(&dial(&who, "spiffe://acme/host/h1"), &server)
+            .server_error
+            .unwrap();
+        let text = explain_tls(&refused);
+        assert!(text.contains("expected a host of the own domain"), "{text}");
+    }
+}
+
+#[test]
+fn a_host_cannot_stand_in_for_a_gateway_or_an_issuer() {
+    let fixture = Fixture::new();
+    let host = fixture.acme.host("gw2").shared();
+    let (client, _) = fixture.end_to_end();
+    let server = end_to_end_server(host.clone(), fixture.trust.clone()).unwrap();
+    let text = explain_tls(&shake(&client, &server).client_error.unwrap());
+    assert!(
+        text.starts_with("expected spiffe://acme/gateway/gw2, but spiffe://acme/host/gw2"),
+        "{text}"
+    );
+    let joiner = enrol_client(domain("acme"), fixture.acme.root.fingerprint()).unwrap();
+    let ended = shake(&joiner, &enrol_server(host).unwrap());
+    let text = explain_tls(&ended.client_error.unwrap());
+    assert!(text.contains("expected a gateway"), "{text}");
+}
+
+#[test]
 fn a_joiner_knows_its_issuer_by_the_root() {
     let fixture = Fixture::new();
     let server = enrol_server(fixture.two.clone()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use hawser_proto::{DomainName, NodeId, UnixTime};
+use hawser_proto::{DomainName, NodeId, Role, UnixTime};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
     SignatureScheme,
@@ -12,18 +12,44 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use crate::{Fingerprint, IdentityError, Proved, SharedTrust, Trust};
+use crate::{Fingerprint, IdentityError, Proved, SharedCredentials, SharedTrust, Trust};
 
-/// Accepts any gateway of a trusted domain as the client.
-pub(super) struct AnyGateway(SharedTrust);
+/// Accepts nodes of trusted domains as the client.
+pub(super) struct Clients {
+    trust: SharedTrust,
+    who: Who,
+}
 
-impl AnyGateway {
-    pub(super) fn new(trust: SharedTrust) -> Self {
-        Self(trust)
+/// Which nodes are accepted.
+pub(super) enum Who {
+    /// Gateways and hosts of every trusted domain.
+    Nodes,
+    /// Gateways of every trusted domain, and hosts of the holder's own.
+    Gateways(SharedCredentials),
+    /// Hosts of the holder's own domain.
+    Hosts(SharedCredentials),
+}
+
+impl Clients {
+    pub(super) fn new(trust: SharedTrust, who: Who) -> Self {
+        Self { trust, who }
+    }
+
+    fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), IdentityError> {
+        let found = self.trust.load().verify(chain, now)?.id;
+        let of = |own: &SharedCredentials| own.load().id().domain == found.domain;
+        let expected = match (&self.who, found.role) {
+            (Who::Nodes | Who::Gateways(_), Role::Gateway) | (Who::Nodes, Role::Host) => return Ok(()),
+            (Who::Gateways(own) | Who::Hosts(own), Role::Host) if of(own) => return Ok(()),
+            (Who::Nodes, _) => "a gateway or a host",
+            (Who::Gateways(_), _) => "a gateway, or a host of the own domain",
+            (Who::Hosts(_), _) => "a host of the own domain",
+        };
+        Err(IdentityError::Role { found, expected })
     }
 }
 
-/// Accepts one gateway as the server.
+/// Accepts one node as the server.
 pub(super) struct Gateway {
     trust: SharedTrust,
     expect: NodeId,
@@ -53,7 +79,15 @@ impl IssuerByRoot {
         check_pin(self.root, root)?;
         let mut trust = Trust::new();
         trust.add_root(&self.domain, root.clone().into_owned())?;
-        trust.verify(chain, now)
+        let proved = trust.verify(chain, now)?;
+        // A host of the domain, too, has a chain under its root, and is no issuer.
+        if proved.id.role != Role::Gateway {
+            return Err(IdentityError::Role {
+                found: proved.id,
+                expected: "a gateway",
+            });
+        }
+        Ok(proved)
     }
 }
 
@@ -162,13 +196,13 @@ server_verifier!(Gateway);
 server_verifier!(IssuerByRoot);
 server_verifier!(Pinned);
 
-impl fmt::Debug for AnyGateway {
+impl fmt::Debug for Clients {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AnyGateway")
+        f.write_str("Clients")
     }
 }
 
-impl ClientCertVerifier for AnyGateway {
+impl ClientCertVerifier for Clients {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         // A hub does not tell whom it has admitted.
         &[]
@@ -180,9 +214,7 @@ impl ClientCertVerifier for AnyGateway {
         intermediates: &[CertificateDer<'_>],
         now: pki_types::UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let trust = self.0.load();
-        trust
-            .verify(&chain(end_entity, intermediates), seconds(now))
+        self.judge(&chain(end_entity, intermediates), seconds(now))
             .map_err(tls_error)?;
         Ok(ClientCertVerified::assertion())
     }

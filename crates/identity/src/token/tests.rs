@@ -14,8 +14,9 @@ fn hub_token() -> HubToken {
     }
 }
 
-fn gateway_token() -> GatewayToken {
-    GatewayToken {
+fn gateway_token() -> JoinToken {
+    JoinToken {
+        joins: Joins::Gateway,
         hubs: vec![
             ("hub.example.org:8443".parse().unwrap(), Fingerprint([7; 32])),
             ("[2001:db8::1]:443".parse().unwrap(), Fingerprint([8; 32])),
@@ -32,9 +33,18 @@ fn gateway_token() -> GatewayToken {
 fn tokens_round_trip() {
     assert_eq!(HubToken::parse(&hub_token().to_text()).unwrap(), hub_token());
     assert_eq!(
-        GatewayToken::parse(&gateway_token().to_text()).unwrap(),
+        JoinToken::parse(Joins::Gateway, &gateway_token().to_text()).unwrap(),
         gateway_token()
     );
+    let host = JoinToken {
+        joins: Joins::Host,
+        ..gateway_token()
+    };
+    assert_eq!(
+        AnyToken::parse(&host.to_text()).unwrap(),
+        AnyToken::Join(host.clone())
+    );
+    assert!(JoinToken::parse(Joins::Gateway, &host.to_text()).is_err());
     let acme = Domain::new("acme");
     let peering = PeeringToken::new(acme.name.clone(), acme.root.certificate().clone()).unwrap();
     assert_eq!(PeeringToken::parse(&peering.to_text()).unwrap(), peering);
@@ -45,7 +55,7 @@ fn tokens_round_trip() {
     ));
     assert!(matches!(
         AnyToken::parse(&gateway_token().to_text()),
-        Ok(AnyToken::Gateway(_))
+        Ok(AnyToken::Join(_))
     ));
     assert!(matches!(
         AnyToken::parse(&peering.to_text()),
@@ -64,7 +74,10 @@ fn line_breaks_and_blanks_do_no_harm() {
         }
     }
     broken.push('\n');
-    assert_eq!(GatewayToken::parse(&broken).unwrap(), gateway_token());
+    assert_eq!(
+        JoinToken::parse(Joins::Gateway, &broken).unwrap(),
+        gateway_token()
+    );
 }
 
 #[test]
@@ -97,7 +110,7 @@ fn a_changed_or_cut_text_is_damaged() {
 #[test]
 fn one_kind_is_not_taken_for_another() {
     let text = hub_token().to_text();
-    let refused = GatewayToken::parse(&text).unwrap_err();
+    let refused = JoinToken::parse(Joins::Gateway, &text).unwrap_err();
     assert!(matches!(
         refused,
         TokenError::OtherKind {
@@ -110,7 +123,7 @@ fn one_kind_is_not_taken_for_another() {
     // Not even with the prefix exchanged: the checksum covers it.
     let disguised = text.replace(Kind::Hub.prefix(), Kind::Gateway.prefix());
     assert_eq!(
-        GatewayToken::parse(&disguised),
+        JoinToken::parse(Joins::Gateway, &disguised),
         Err(TokenError::Damaged(Kind::Gateway))
     );
     assert_eq!(AnyToken::parse("hello"), Err(TokenError::NoToken));
@@ -121,13 +134,13 @@ fn a_whole_token_with_wrong_content_is_malformed() {
     let mut none = gateway_token();
     none.hubs.clear();
     assert_eq!(
-        GatewayToken::parse(&none.to_text()),
+        JoinToken::parse(Joins::Gateway, &none.to_text()),
         Err(TokenError::Malformed(Kind::Gateway))
     );
     let mut many = gateway_token();
     many.hubs = vec![many.hubs[0].clone(); MAX_HUBS + 1];
     assert_eq!(
-        GatewayToken::parse(&many.to_text()),
+        JoinToken::parse(Joins::Gateway, &many.to_text()),
         Err(TokenError::Malformed(Kind::Gateway))
     );
     let other = to_text(Kind::Hub, &"something else");
@@ -174,7 +187,7 @@ fn nothing_that_is_printed_holds_a_secret() {
         format!("my {}", *text),
     ];
     for text in texts {
-        let error = GatewayToken::parse(&text).unwrap_err();
+        let error = JoinToken::parse(Joins::Gateway, &text).unwrap_err();
         for message in [error.to_string(), format!("{error:?}")] {
             let leaks = body
                 .as_bytes()
