@@ -10,6 +10,7 @@ pub mod frame;
 pub mod hop;
 pub mod name;
 pub mod protection;
+pub mod replication;
 pub mod session;
 pub mod time;
 
