@@ -196,14 +196,21 @@ pub struct Monitor<M> {
 /// A ring of about `capacity` bytes (at least two slots of four pages). Its memory is made and touched here, so that no page
 /// fault falls into a pause.
 /// `bell` is rung whenever there is something to take.
-pub fn channel<M>(capacity: usize, threshold: Threshold, bell: Arc<Bell>) -> (Writer<M>, Reader<M>, Monitor<M>) {
+pub fn channel<M>(
+    capacity: usize,
+    threshold: Threshold,
+    bell: Arc<Bell>,
+) -> (Writer<M>, Reader<M>, Monitor<M>) {
     let pages = (capacity / PAGE / SLOTS).clamp(*SLOT_PAGES.start(), *SLOT_PAGES.end());
     // Room for as many headers as pages: a slot takes its pages however scattered they are.
     let slot_bytes = pages * (PAGE + HEADER);
     let slots = (capacity / slot_bytes).max(2);
     let free = (0..slots).map(|_| Slot::new(slot_bytes)).collect();
     let capacity = slots * slot_bytes;
-    let stats = RingStats { capacity: capacity as u64, ..RingStats::default() };
+    let stats = RingStats {
+        capacity: capacity as u64,
+        ..RingStats::default()
+    };
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
             free,
@@ -222,8 +229,19 @@ pub fn channel<M>(capacity: usize, threshold: Threshold, bell: Arc<Bell>) -> (Wr
         room: Condvar::new(),
         bell,
     });
-    let writer = Writer { shared: shared.clone(), threshold, capacity, slot_bytes };
-    (writer, Reader { shared: shared.clone() }, Monitor { shared })
+    let writer = Writer {
+        shared: shared.clone(),
+        threshold,
+        capacity,
+        slot_bytes,
+    };
+    (
+        writer,
+        Reader {
+            shared: shared.clone(),
+        },
+        Monitor { shared },
+    )
 }
 
 impl Slot {
@@ -246,13 +264,18 @@ impl<M> Writer<M> {
     /// A copy of about `expected` bytes begins. The sender waits for the threshold.
     pub fn begin(&mut self, expected: usize) {
         let mut state = lock(&self.shared.state);
-        state.threshold = self.threshold.bytes(self.capacity, self.slot_bytes, expected, state.stats.rates);
+        state.threshold = self
+            .threshold
+            .bytes(self.capacity, self.slot_bytes, expected, state.stats.rates);
         state.older = state.items.len();
         state.older_bytes = state.used;
         state.copying = true;
         state.sending = false;
         state.started = Instant::now();
-        state.copy = Copied { threshold: state.threshold as u64, ..Copied::default() };
+        state.copy = Copied {
+            threshold: state.threshold as u64,
+            ..Copied::default()
+        };
     }
 
     /// An empty slot. Waits while the sender has all of them.
@@ -266,7 +289,11 @@ impl<M> Writer<M> {
                 self.shared.bell.ring();
             }
             while state.free.is_empty() && !state.broken {
-                state = self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .shared
+                    .room
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
             let waited = began.elapsed();
             state.copy.waits += 1;
@@ -306,7 +333,10 @@ impl<M> Writer<M> {
         state.copying = false;
         state.copy.took = took;
         let copy = state.copy;
-        state.stats.rates.copied(copy.bytes, took.saturating_sub(copy.waited));
+        state
+            .stats
+            .rates
+            .copied(copy.bytes, took.saturating_sub(copy.waited));
         drop(state);
         self.shared.bell.ring();
         copy
@@ -342,7 +372,7 @@ impl<M> Reader<M> {
     pub fn give_back(&mut self, mut slot: Slot, reading: Duration, sending: Duration) {
         let bytes = std::mem::take(&mut slot.filled);
         let mut state = lock(&self.shared.state);
-        state.used -= bytes;
+        state.used = state.used.saturating_sub(bytes);
         state.stats.rates.sent(bytes as u64, reading, sending);
         if state.copying {
             let older = state.older_bytes.min(bytes);
@@ -370,7 +400,10 @@ impl<M> Monitor<M> {
 
     /// Ends every wait, now and from now on.
     pub fn break_now(&self) {
-        lock(&self.shared.state).broken = true;
+        let mut state = lock(&self.shared.state);
+        state.broken = true;
+        state.items.clear();
+        drop(state);
         self.shared.room.notify_all();
         self.shared.bell.ring();
     }
@@ -378,9 +411,9 @@ impl<M> Monitor<M> {
     /// Numbers as they are now.
     pub fn stats(&self) -> RingStats {
         let state = lock(&self.shared.state);
-        RingStats { used: state.used as u64, ..state.stats }
+        RingStats {
+            used: state.used as u64,
+            ..state.stats
+        }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -79,7 +79,11 @@ fn blend(rate: &mut f64, bytes: u64, took: Duration) {
         return;
     }
     let newest = bytes as f64 / seconds;
-    *rate = if *rate > 0.0 { *rate + NEWEST * (newest - *rate) } else { newest };
+    *rate = if *rate > 0.0 {
+        *rate + NEWEST * (newest - *rate)
+    } else {
+        newest
+    };
 }
 
 #[cfg(test)]
@@ -120,7 +124,16 @@ mod tests {
 
     #[test]
     fn a_much_faster_channel_begins_at_half_of_the_ring_at_the_latest() {
-        let at = Threshold::Adaptive.bytes(4 << 20, SLOT, 100 << 20, Rates { write: 1e8, read: 1e11, send: 1e11 });
+        let at = Threshold::Adaptive.bytes(
+            4 << 20,
+            SLOT,
+            100 << 20,
+            Rates {
+                write: 1e8,
+                read: 1e11,
+                send: 1e11,
+            },
+        );
         assert_eq!(at, 2 << 20);
     }
 
