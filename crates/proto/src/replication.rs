@@ -77,7 +77,7 @@ pub enum Head {
     Write(Extent),
     /// Zeros written to a disk.
     Zeroes(Extent),
-    /// A part of a disk whose contents no longer matter.
+    /// A part of a disk that the guest no longer needs; it reads as zeros from then on.
     Discard(Extent),
     /// All disk writes before this, and after the barrier before, belong to the epoch.
     Barrier {
