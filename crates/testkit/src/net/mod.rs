@@ -4,7 +4,7 @@ mod firewall;
 mod host;
 mod hypervisors;
 mod sites;
-mod sweep;
+pub(crate) mod sweep;
 mod watch;
 mod wire;
 

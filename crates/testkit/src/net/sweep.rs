@@ -1,4 +1,5 @@
-//! Namespaces carry the process that owns them in their names; those of dead owners are removed by the next run.
+//! Namespaces and directories of machines carry the process that owns them in their names; those of dead owners are removed by
+//! the next run.
 
 use std::{fs, process::Command, sync::Once};
 
@@ -6,20 +7,25 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const MARK: &str = "hawsertest";
 
-/// First part of the names of this process's namespaces: its id and start time, so that a reused id is no owner.
-pub(super) fn owner() -> String {
+/// First part of the names of what this process makes: its id and start time, so that a reused id is no owner.
+pub(crate) fn owner() -> String {
     let pid = std::process::id();
     format!("{MARK}-{pid}-{}", started(pid).unwrap_or(0))
 }
 
 /// Sweeps, at most once in a process.
-pub(super) fn once() {
+pub(crate) fn once() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();
         for name in names.map(|e| e.file_name().to_string_lossy().into_owned()) {
             if is_stale(&name) {
                 remove(&name);
+            }
+        }
+        for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+            if is_stale(&entry.file_name().to_string_lossy()) {
+                let _ = fs::remove_dir_all(entry.path());
             }
         }
     });

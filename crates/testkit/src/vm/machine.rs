@@ -12,7 +12,12 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use super::{Image, Nic, Spec};
-use crate::{Host, Process, net, proc::tail, wait};
+use crate::{
+    Host, Process,
+    net::{self, sweep},
+    proc::tail,
+    wait,
+};
 
 /// Slack for a guest's start on a busy machine without hardware virtualisation.
 pub const BOOT: Duration = Duration::from_secs(120);
@@ -31,7 +36,10 @@ impl Machine {
     /// [`Spec::extra`] it waits for what is to come.
     pub fn start(host: &Host, spec: &Spec) -> Result<Self> {
         let image = Image::get()?;
-        let dir = tempfile::Builder::new().prefix("hawser-vm-").tempdir()?;
+        sweep::once();
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("{}-", sweep::owner()))
+            .tempdir()?;
         for nic in &spec.nics {
             if let Nic::Tap { tap, bridge, .. } = nic {
                 net::tap(host, tap, bridge)?;
