@@ -35,16 +35,29 @@ impl Machine {
     /// Starts QEMU on a host. The guest boots meanwhile: see [`Self::wait_up`]. With `-incoming` or `-S` among
     /// [`Spec::extra`] it waits for what is to come.
     pub fn start(host: &Host, spec: &Spec) -> Result<Self> {
-        let image = Image::get()?;
         sweep::once();
-        let dir = tempfile::Builder::new()
-            .prefix(&format!("{}-", sweep::owner()))
-            .tempdir()?;
         for nic in &spec.nics {
             if let Nic::Tap { tap, bridge, .. } = nic {
                 net::tap(host, tap, bridge)?;
             }
         }
+        // Between the choice of a port and its use somebody else may take it.
+        const TRIES: usize = 3;
+        let taken = |e: &anyhow::Error| format!("{e:#}").contains("host forwarding");
+        for _ in 1..TRIES {
+            match Self::try_start(host, spec) {
+                Err(e) if taken(&e) => {}
+                outcome => return outcome,
+            }
+        }
+        Self::try_start(host, spec)
+    }
+
+    fn try_start(host: &Host, spec: &Spec) -> Result<Self> {
+        let image = Image::get()?;
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("{}-", sweep::owner()))
+            .tempdir()?;
         let kv = free_port(host)?;
         let args = spec.args(dir.path(), &image, kv);
         let program = spec

@@ -229,7 +229,8 @@ impl Spec {
         args
     }
 
-    fn kernel_words(&self) -> String {
+    /// What the guest's kernel is told (`-append`): also for machines that are started by others.
+    pub fn kernel_words(&self) -> String {
         let user = self.nics.iter().any(|n| matches!(n, Nic::User { .. }));
         let ip = self
             .ip
