@@ -163,6 +163,9 @@ Exit code 1 when a row fails; warnings alone leave it 0.")]
         #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
         timeout: Duration,
     },
+    /// Runs virtual machines that can be protected.
+    #[command(subcommand)]
+    Vm(VmCommand),
     /// Prints a completion script for a shell.
     #[command(after_help = "\
 Examples:
@@ -335,6 +338,50 @@ Example:
         #[command(flatten)]
         state: GatewayState,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VmCommand {
+    /// Starts a machine from a small description, under the QEMU that is installed.
+    #[command(after_help = "\
+Whatever the description says, the machine has a versioned machine type, memory that can be mapped, taps without vhost, and a
+QMP socket: it can be protected later, while it runs.
+
+A description:
+  name = \"vm1\"
+  memory = \"2G\"
+  cpus = 2                    # 1 unless given
+  [[disk]]
+  file = \"/srv/vm1.raw\"     # format = \"qcow2\", aio = \"io_uring\" or \"threads\", read_only = true
+  [[nic]]
+  kind = \"tap\"              # or \"user\", with forward = [\"tcp:127.0.0.1:2222-:22\"]
+  ifname = \"tap-vm1\"
+  bridge = \"br0\"
+
+Also: uuid, machine (pc-q35-7.2), accel (auto, kvm, tcg), cpu, kernel, initrd, append, serial (stdio, file:PATH, unix:PATH,
+none), qmp, directory (/run/hawser/vm/NAME), qemu, arguments.
+
+Signals:
+  TERM, INT, HUP   press the machine's power button; a second one kills it
+
+Examples:
+  hawser vm run vm1.toml
+  hawser vm run vm1.toml --print
+  hawser vm run vm1.toml --daemonize")]
+    Run(VmRunArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VmRunArgs {
+    /// The machine's description (TOML).
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Print QEMU's command line, and start nothing.
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Return when the machine runs, and leave it running.
+    #[arg(long, conflicts_with = "print")]
+    pub(crate) daemonize: bool,
 }
 
 #[derive(Debug, Args)]

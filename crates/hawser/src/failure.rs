@@ -2,6 +2,8 @@
 
 use std::{fmt, process::ExitCode};
 
+use hawser_protect::vm::DescriptionError;
+
 use crate::config::ConfigErrors;
 
 /// What went wrong was said already, or is the result itself: only the exit code is left.
@@ -32,7 +34,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<Quiet>() {
         return ExitCode::from(1);
     }
-    let code = if error.is::<ConfigErrors>() {
+    let code = if error.is::<ConfigErrors>() || error.is::<DescriptionError>() {
         3
     } else if error.is::<NothingRuns>() {
         4

@@ -12,6 +12,7 @@ mod services;
 mod state;
 mod status;
 mod token;
+mod vm;
 
 use std::future::Future;
 
@@ -41,6 +42,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Status { output } => small(status::run(config, output)),
         Command::Check { output } => check::run(config, output),
         Command::Doctor { output, timeout } => small(doctor::run(config, output, timeout)),
+        Command::Vm(command) => vm::run(command),
         Command::Completions { shell } => completions::run(shell),
         Command::Man { directory } => man::run(directory.as_deref()),
         Command::Reference { page } => reference::run(page),
