@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{Shutdown, shutdown};
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 pub use serve::{negotiate, serve};
 
 use super::Backend;
@@ -132,7 +132,7 @@ impl Drop for Server {
         let _ = fs::remove_file(&self.socket);
         let clients = self.shared.clients();
         for client in clients.connected.values() {
-            let _ = client.stream.shutdown(std::net::Shutdown::Both);
+            hang_up(&client.stream);
         }
         let wait = self
             .shared
@@ -171,6 +171,15 @@ impl Shared {
         self.clients().connected.remove(&id);
         self.gone.notify_all();
     }
+}
+
+/// Ends a connection whose thread may be waiting for its backend and keep the socket open. What the client has sent and nobody
+/// has read is thrown away: as long as it fills the socket, a client that waits to send more is never told that it need not,
+/// and QEMU would spin.
+fn hang_up(stream: &UnixStream) {
+    let _ = stream.shutdown(std::net::Shutdown::Both);
+    let mut rest = vec![0; READ_AHEAD];
+    while recv(stream, &mut rest, RecvFlags::DONTWAIT).is_ok_and(|(n, _)| n > 0) {}
 }
 
 fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
