@@ -8,6 +8,11 @@ pub fn networks(what: &str) -> bool {
     need(root, what, "root, to make network namespaces")
 }
 
+/// True if this process is root.
+pub fn root(what: &str) -> bool {
+    need(rustix::process::geteuid().is_root(), what, "root")
+}
+
 /// True if all of these programs are installed.
 pub fn programs(what: &str, names: &[&str]) -> bool {
     let missing: Vec<_> = names.iter().filter(|n| !installed(n)).copied().collect();
