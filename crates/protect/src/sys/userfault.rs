@@ -235,3 +235,6 @@ const REGIONS: usize = 1 << 15;
 
 /// Bytes protected at a time; a multiple of every size of huge page up to this.
 const STEP: usize = 1 << 30;
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,13 @@
 use std::{
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     mem::{self, MaybeUninit},
+    net::TcpStream,
     os::fd::AsRawFd as _,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
+
+use hawser_testkit::vm::{Aio, Drive, Machine, Spec, Version, here};
 
 use super::*;
 
@@ -145,8 +148,8 @@ fn a_thread_in_any_state_goes_on_as_it_was() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = std::io::BufReader::new(victim.stdout.take().unwrap());
-    std::io::BufRead::skip_until(&mut said, b'!').unwrap();
+    let mut said = BufReader::new(victim.stdout.take().unwrap());
+    said.skip_until(b'!').unwrap();
     let process = Process::open(victim.id()).unwrap();
     let met = inject_all_over(&process, 1000);
     for there in [
@@ -162,6 +165,39 @@ fn a_thread_in_any_state_goes_on_as_it_was() {
     said.read_to_string(&mut rest).unwrap();
     assert!(victim.wait().unwrap().success(), "the victim noticed: {rest}");
     assert!(rest.contains("unharmed"), "{rest}");
+}
+
+/// Every thread of a QEMU whose guest keeps processor, disk and network busy.
+#[test]
+fn a_busy_qemu_goes_on_as_it_was() {
+    if !hawser_testkit::gate::root("injections into QEMU") {
+        return;
+    }
+    for version in Version::all().unwrap() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Drive::create(&dir.path().join("vm1.raw"), 64, Aio::Threads).unwrap();
+        let machine =
+            Machine::start(&here(), &Spec::new(&version).with_user_network().with_drive(disk)).unwrap();
+        machine.wait_up().unwrap();
+        let mut guest = TcpStream::connect(machine.kv()).unwrap();
+        let mut answers = BufReader::new(guest.try_clone().unwrap()).lines();
+        let mut ask = |request: &str| {
+            writeln!(guest, "{request}").unwrap();
+            answers.next().unwrap().unwrap()
+        };
+        for load in ["DIRTY 500 1000", "DISK 200", "FLOOD 200 10.0.2.2:9 1000"] {
+            assert_eq!(ask(load), "OK");
+        }
+        let met = inject_all_over(&Process::open(machine.pid()).unwrap(), 1000);
+        assert!(
+            met.contains_key(&Was::Computing) && met.contains_key(&Was::Blocked(512)),
+            "{met:?}"
+        );
+        assert!(ask("CHECK").starts_with("OK"));
+        assert!(ask("STATUS").contains(" errors=0 "), "{}", ask("STATUS"));
+        assert!(ask("SET after 1").starts_with("OK"));
+        assert!(machine.is_alive(), "{version}: {}", machine.log());
+    }
 }
 
 const VICTIM: &str = "HAWSER_TEST_VICTIM";
