@@ -18,7 +18,7 @@ use super::{History, Kind, Operation, Outcome, Record};
 use crate::{Host, wait};
 
 /// How long an answer may take: longer than any outage that a test means to survive.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One connection, for a test's own questions and orders.
 pub struct Kv {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Slack for a guest's start on a busy machine without hardware virtualisation.
-pub const BOOT: Duration = Duration::from_secs(120);
+pub const BOOT: Duration = Duration::from_secs(240);
 
 /// Killed, and its files removed, when dropped.
 pub struct Machine {
