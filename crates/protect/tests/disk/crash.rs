@@ -35,7 +35,12 @@ fn writes(seed: u8) -> Vec<Write> {
     let mut random = random(seed);
     let write = |_| {
         let at = random.next_u32() as usize % SIZE;
-        let len = 1 + random.next_u32() as usize % if random.next_u32() % 4 == 0 { 60_000 } else { 5_000 };
+        let len = 1 + random.next_u32() as usize
+            % if random.next_u32().is_multiple_of(4) {
+                60_000
+            } else {
+                5_000
+            };
         Write {
             at,
             len: len.min(SIZE - at),
@@ -61,7 +66,7 @@ fn open(dir: &Path) -> Buffer {
 fn give(buffer: &Buffer, write: &Write, n: usize) {
     let (at, len) = (write.at as u64, write.len as u64);
     let given = match write.fill {
-        0 if n % 2 == 0 => buffer.zeroes(at, len),
+        0 if n.is_multiple_of(2) => buffer.zeroes(at, len),
         0 => buffer.discard(at, len),
         fill => buffer.write(at, &vec![fill; write.len]),
     };
