@@ -57,8 +57,9 @@ impl Busy {
         let disk = Drive::create(&dir.path().join("vm1.raw"), 64, aio).unwrap();
         let mut spec = Spec::new(version).with_user_network().with_drive(disk);
         (spec.ram, spec.memory) = (ram, 128);
-        // One more RAM block that the guest writes.
-        spec.extra = vec!["-device".into(), "VGA".into()];
+        // One more RAM block that the guest writes; and system calls filtered as libvirt has it.
+        let sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+        spec.extra = ["-device", "VGA", "-sandbox", sandbox].map(String::from).into();
         let machine = Machine::start(&here(), &spec).unwrap();
         machine.wait_up().unwrap();
         let mut guest = Client::connect(machine.kv());
@@ -81,7 +82,13 @@ impl Busy {
 
     /// Attaches to it as the agent does.
     fn attach(&self) -> (Qemu, Layout) {
-        let mut qemu = Qemu::attach(&self.machine.qmp(), Timeouts::default()).unwrap();
+        let long = Duration::from_secs(30);
+        let timeouts = Timeouts {
+            connect: long,
+            command: long,
+            checkpoint: long,
+        };
+        let mut qemu = Qemu::attach(&self.machine.qmp(), timeouts).unwrap();
         let layout = qemu.layout().unwrap();
         (qemu, layout)
     }
