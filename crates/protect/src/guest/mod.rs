@@ -2,6 +2,8 @@
 //! dedicated thread; a deadline on everything. Imports [`crate::memory`] and [`crate::sys`].
 
 mod error;
+mod filters;
+mod incoming;
 mod leftovers;
 mod mirror;
 mod qemu;
@@ -12,6 +14,10 @@ mod statefile;
 mod wire;
 
 pub use error::GuestError;
+pub use filters::{Held, Nic};
+pub use incoming::Incoming;
+pub use leftovers::{Leftovers, Output};
+pub use mirror::{Disk, Progress};
 pub use qemu::Qemu;
 pub use qmp::{Qmp, Ticket, Timeouts};
 pub use state::compose;

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use super::{
     Guest, GuestEvent, RunState, Suspension,
     error::GuestError,
+    filters::Added,
+    leftovers::JOB,
     qmp::{Qmp, Ticket, Timeouts},
     ramblocks,
     state::devices,
@@ -36,13 +38,15 @@ pub struct Qemu {
     /// Somebody else continued it while we held it.
     disturbed: bool,
     happened: Vec<GuestEvent>,
-    state: Option<StateFile>,
+    pub(super) state: Option<StateFile>,
     saving: Option<Ticket>,
     /// Digest of the devices in the last state.
     devices: Option<u64>,
     inventory: Inventory,
     /// Mirrors started here: job, and target's node.
     pub(super) mirrors: Vec<(String, String)>,
+    /// Filters added here.
+    pub(super) outputs: Vec<Added>,
 }
 
 /// What a standby must have alike, and when it was last compared.
@@ -64,7 +68,10 @@ enum Ours {
 impl Qemu {
     /// Connects to a running QEMU. Changes nothing in it.
     pub fn attach(socket: &Path, timeouts: Timeouts) -> Result<Self, GuestError> {
-        let mut qmp = Qmp::connect(socket, timeouts)?;
+        Self::over(Qmp::connect(socket, timeouts)?)
+    }
+
+    pub(super) fn over(mut qmp: Qmp) -> Result<Self, GuestError> {
         let version = qmp
             .version()
             .ok_or_else(|| GuestError::protocol("the greeting", "no version"))?;
@@ -72,8 +79,7 @@ impl Qemu {
             .as_str()
             .unwrap_or_default()
             .to_owned();
-        let machine = qmp.execute("qom-get", json!({ "path": "/machine", "property": "type" }))?;
-        let machine = machine.as_str().unwrap_or_default();
+        let machine = machine_of(&mut qmp)?;
         let uuid = qmp.execute("query-uuid", json!({}))?;
         let uuid = uuid["UUID"].as_str().and_then(|u| uuid::Uuid::try_parse(u).ok());
         let uuid = uuid.ok_or_else(|| GuestError::protocol("query-uuid", "no UUID"))?;
@@ -83,7 +89,7 @@ impl Qemu {
             process,
             version,
             name,
-            machine: machine.strip_suffix("-machine").unwrap_or(machine).to_owned(),
+            machine,
             uuid: uuid.into_bytes(),
             held: false,
             disturbed: false,
@@ -97,6 +103,7 @@ impl Qemu {
                 suspect: false,
             },
             mirrors: Vec::new(),
+            outputs: Vec::new(),
             qmp,
         })
     }
@@ -180,6 +187,22 @@ impl Qemu {
         }
     }
 
+    /// The file for states, given to QEMU at the first use.
+    fn state_file(&mut self) -> Result<&mut StateFile, GuestError> {
+        let file = match self.state.take() {
+            Some(file) => file,
+            None => StateFile::give_to(&mut self.qmp)?,
+        };
+        Ok(self.state.insert(file))
+    }
+
+    /// Takes a suspension that an agent before us left for our own.
+    pub(super) fn adopt(&mut self) -> Result<(), GuestError> {
+        self.state_file()?.mark(true)?;
+        self.held = true;
+        Ok(())
+    }
+
     fn note_waiting(&mut self) -> Result<(), GuestError> {
         let events = self.qmp.events()?;
         self.note(events, Ours::Nothing);
@@ -219,6 +242,8 @@ impl Guest for Qemu {
             });
         }
         self.disturbed = false;
+        // Before it stands: who dies in between must be found out.
+        self.state_file()?.mark(true)?;
         let stop = self.qmp.send("stop", Value::Null)?;
         self.receive(stop)?;
         self.note_seen(Ours::Stop);
@@ -228,6 +253,7 @@ impl Guest for Qemu {
                 found: RunState::Running,
             });
         }
+        self.state_file()?.mark(false)?;
         match self.run_state()? {
             RunState::Running => Err(GuestError::Disturbed),
             found => Ok(Suspension {
@@ -239,6 +265,9 @@ impl Guest for Qemu {
 
     fn resume(&mut self) -> Result<bool, GuestError> {
         self.note_waiting()?;
+        if let (false, Some(file)) = (self.held, &self.state) {
+            file.mark(false)?;
+        }
         if std::mem::take(&mut self.disturbed) {
             return Err(GuestError::Disturbed);
         }
@@ -248,17 +277,12 @@ impl Guest for Qemu {
         let cont = self.qmp.send("cont", Value::Null)?;
         self.receive(cont)?;
         self.note_seen(Ours::Resume);
+        self.state_file()?.mark(false)?;
         Ok(true)
     }
 
     fn begin_device_state(&mut self) -> Result<(), GuestError> {
-        if self.state.is_none() {
-            self.state = Some(StateFile::give_to(&mut self.qmp)?);
-        }
-        let Some(file) = &mut self.state else {
-            return Ok(());
-        };
-        let path = file.rewind()?;
+        let path = self.state_file()?.rewind()?;
         self.saving = Some(self.qmp.send(
             "xen-save-devices-state",
             json!({ "filename": path, "live": false }),
@@ -311,12 +335,20 @@ impl Guest for Qemu {
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        // A failure here has nobody to tell; the agent that follows finds the VM paused and says so.
-        let _ = self.resume();
-        if let Some(file) = self.state.take() {
+        // A failure here has nobody to tell; the agent that follows finds what is left. One that hangs is not asked twice.
+        if self.resume().is_ok()
+            && let Some(file) = self.state.take()
+        {
             let _ = file.take_back(&mut self.qmp);
         }
     }
+}
+
+/// The versioned machine type.
+pub(super) fn machine_of(qmp: &mut Qmp) -> Result<String, GuestError> {
+    let found = qmp.execute("qom-get", json!({ "path": "/machine", "property": "type" }))?;
+    let name = found.as_str().unwrap_or_default();
+    Ok(name.strip_suffix("-machine").unwrap_or(name).to_owned())
 }
 
 pub(super) fn run_state(qmp: &mut Qmp) -> Result<RunState, GuestError> {
@@ -346,6 +378,7 @@ fn translate(event: &Event) -> (Option<GuestEvent>, bool) {
         }
         "GUEST_PANICKED" => (Some(GuestEvent::Panicked), event.text("action") == "pause"),
         "WATCHDOG" => (None, event.text("action") == "pause"),
+        "BLOCK_JOB_READY" | "BLOCK_JOB_COMPLETED" if !event.text("device").starts_with(JOB) => (None, false),
         "BLOCK_JOB_READY" => (
             Some(GuestEvent::MirrorReady {
                 job: event.text("device").into(),
