@@ -2,6 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod basics;
+mod mirror;
+mod output;
+mod standby;
+mod tap;
+mod wire;
 
 use std::time::Duration;
 
