@@ -14,10 +14,8 @@ use super::{ChannelBroken, Fault, OutboundError, Source, outbound::Shared, send:
 use crate::{
     memory::PageRun,
     ring::{Copied, RingBroken, Slot, Writer},
+    sys::is_zero,
 };
-
-/// A page of zeros, to compare with.
-static ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// What a copy was like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -187,7 +185,7 @@ impl Copy {
             let data = from + HEADER;
             let zero = |bytes: &[u8], page: u32| {
                 let at = data + page as usize * PAGE;
-                bytes[at..at + PAGE] == ZEROS
+                is_zero(&bytes[at..at + PAGE])
             };
             let mut page = 0;
             while page < run.count {

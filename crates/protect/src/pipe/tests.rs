@@ -5,6 +5,11 @@ use std::{io, sync::Mutex, time::Duration};
 use super::*;
 use crate::memory::{Block, Layout, PAGE, PageRun};
 
+mod hostile;
+mod measure;
+mod order;
+mod overlap;
+
 /// Memory of a guest: blocks of bytes.
 pub(super) struct Ram(Mutex<Vec<Vec<u8>>>);
 

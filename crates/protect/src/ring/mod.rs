@@ -417,3 +417,6 @@ impl<M> Monitor<M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
