@@ -75,3 +75,6 @@ impl Cutter {
         (self.from, self.to) = (0, 0);
     }
 }
+
+#[cfg(test)]
+mod tests;

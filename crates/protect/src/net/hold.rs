@@ -308,3 +308,6 @@ impl Hold {
         self.passed
     }
 }
+
+#[cfg(test)]
+mod tests;

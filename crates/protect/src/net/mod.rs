@@ -53,3 +53,6 @@ pub enum NetError {
     #[error("cannot start the thread that holds network output: {0}")]
     Start(#[source] std::io::Error),
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,9 @@ use super::{
 };
 use crate::urgent;
 
+/// More bytes than a socket holds: a machine that sends this much does not stand still.
+const STANDING: usize = 256 << 20;
+
 /// How much an epoch is wanted for the sake of the output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wish {
@@ -95,19 +98,24 @@ impl Output {
     }
 
     /// Draws the line of an epoch behind all that the machine has sent, and says what came since the line before. To be
-    /// called while the machine stands still. Epochs go up.
+    /// called while the machine stands still. Epochs go up; one that failed is used up.
     pub fn boundary(&self, epoch: u64) -> Result<Boundary, NetError> {
-        let (mut all, mut ended) = (Boundary::default(), false);
-        for port in &self.shared.ports {
-            let one = port.boundary(epoch, &mut ended)?;
-            all.frames += one.frames;
-            all.bytes += one.bytes;
-        }
+        let mut ended = false;
+        let made = self
+            .shared
+            .ports
+            .iter()
+            .try_fold(Boundary::default(), |mut all, port| {
+                let one = port.boundary(epoch, STANDING, &mut ended)?;
+                all.frames += one.frames;
+                all.bytes += one.bytes;
+                Ok(all)
+            });
         self.shared.look_again();
         if ended {
             self.shared.raise(Signal::Ended);
         }
-        Ok(all)
+        made
     }
 
     /// The epoch is committed: lets go all frames up to its line, and says what those are. They leave in the calling thread

@@ -25,8 +25,6 @@ use super::{
 const TURN: usize = 512 * 1024;
 /// Reads in one turn of the thread, so that no device keeps it from the others.
 const READS: usize = 16;
-/// More bytes than a socket holds: who sends this much is not stopped.
-const STANDING: usize = 256 << 20;
 
 /// Why no more frames come from a device, or go to it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -173,9 +171,9 @@ impl Port {
         }
     }
 
-    /// Reads until nothing is there, and draws the line of an epoch before anybody else can read. Says whether the stream
-    /// came to its end.
-    pub(super) fn boundary(&self, epoch: u64, ended: &mut bool) -> Result<Boundary, NetError> {
+    /// Reads until nothing is there, and draws the line of an epoch before anybody else can read. Who has more than this
+    /// many bytes to read still sends. Says whether the stream came to its end.
+    pub(super) fn boundary(&self, epoch: u64, most: usize, ended: &mut bool) -> Result<Boundary, NetError> {
         let mut intake = lock(&self.intake);
         let mut read = 0;
         loop {
@@ -185,7 +183,7 @@ impl Port {
                 return self.hold().mark(epoch);
             }
             read += taken.bytes;
-            if read > STANDING {
+            if read > most {
                 let name = self.name.clone();
                 return Err(NetError::Running { name });
             }
