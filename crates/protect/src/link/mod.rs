@@ -227,3 +227,6 @@ fn tune(socket: SockRef<'_>) -> io::Result<()> {
     )?;
     socket.set_tcp_user_timeout(Some(DEAD_AFTER))
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,13 +26,13 @@ const MAC: usize = 32;
 pub(super) const LENGTH: usize = BODY + MAC;
 
 /// Finds the receiving session of a datagram.
-pub(super) type Tag = [u8; TAG];
+pub(in crate::link) type Tag = [u8; TAG];
 
 /// The keys of one channel's heartbeats: known to its two ends, and used up by [`super::Hearts::begin`], because sequence
 /// numbers must not begin again.
 pub struct HeartKeys {
-    pub(super) send: Sealing,
-    pub(super) receive: Sealing,
+    pub(in crate::link) send: Sealing,
+    pub(in crate::link) receive: Sealing,
 }
 
 impl HeartKeys {
@@ -74,8 +74,8 @@ impl std::fmt::Debug for HeartKeys {
 }
 
 /// One direction.
-pub(super) struct Sealing {
-    pub(super) tag: Tag,
+pub(in crate::link) struct Sealing {
+    pub(in crate::link) tag: Tag,
     key: hmac::Key,
 }
 

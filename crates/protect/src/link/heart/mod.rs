@@ -333,3 +333,6 @@ impl std::fmt::Debug for Heart {
         f.debug_struct("Heart").field("stats", &self.stats()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -264,3 +264,6 @@ impl Pulse {
         self.stats
     }
 }
+
+#[cfg(test)]
+mod tests;
