@@ -19,4 +19,5 @@ pub mod seam;
 pub mod stream;
 pub mod websocket;
 
+pub use links::{AskError, Node, NodeSettings, NodeStatus, Register};
 pub use runtime::{Gateway, GatewayError, GatewayStatus};

@@ -8,7 +8,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use hawser_identity::{Fingerprint, HubAddress};
-use hawser_proto::{DomainName, NodeId, NodeName};
+use hawser_proto::{DomainName, NodeId, NodeName, arbiter::VmId};
 
 /// Where the configuration is when nobody says otherwise.
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/hawser/hawser.toml";
@@ -230,6 +230,29 @@ A domain that is forgotten is admitted no longer, and is not revoked either: a n
         #[command(flatten)]
         state: HubState,
     },
+    /// Lists the machines in the register: which host may run each, and since when.
+    #[command(after_help = "\
+The register decides who runs a protected machine; hosts change it by its rules, and each change is a line in the hub's log.
+
+Examples:
+  hawser hub register
+  hawser hub register --json
+  hawser hub register --forget 8c3d2a54-0f63-4b7e-9d0e-5a1c2b3d4e5f --domain acme")]
+    Register {
+        /// Forgets this machine, so that its UUID may begin anew on any host. Refused for one that a host may be running.
+        #[arg(long, value_name = "UUID", requires = "domain")]
+        forget: Option<VmId>,
+        /// The domain of the machine to forget; without that, only its machines are listed.
+        #[arg(long)]
+        domain: Option<DomainName>,
+        /// Forgets a machine although the register says that a host may be running it. If one is, two could be: be sure.
+        #[arg(long, requires = "forget")]
+        nobody_runs_it: bool,
+        #[command(flatten)]
+        state: HubState,
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -259,10 +282,11 @@ Examples:
 Takes effect within seconds where the list arrives; a hub that withholds it delays it by at most the certificate's life.
 A name that is revoked stays so: its replacement joins under a new one.
 
-Example:
-  hawser domain revoke gw2")]
+Examples:
+  hawser domain revoke gw2
+  hawser domain revoke spiffe://acme/host/h1")]
     Revoke {
-        /// The gateway's name, or its identity such as spiffe://acme/gateway/gw2.
+        /// The name of a gateway or host, or its identity such as spiffe://acme/gateway/gw2.
         who: NameOrNode,
         #[command(flatten)]
         state: GatewayState,
@@ -513,7 +537,7 @@ impl std::str::FromStr for DomainOrNode {
     }
 }
 
-/// A gateway of the own domain by its name, or any identity.
+/// A gateway or host of the own domain by its name, or any identity.
 #[derive(Debug, Clone)]
 pub(crate) enum NameOrNode {
     Name(NodeName),

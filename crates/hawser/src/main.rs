@@ -7,6 +7,8 @@ mod config;
 mod daemon;
 mod failure;
 mod logs;
+#[allow(dead_code, reason = "for the agent, whose command is to come")]
+mod register;
 mod show;
 mod table;
 mod terminal;

@@ -13,7 +13,7 @@ use std::{
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use hawser_identity::{IdentityError, SharedCredentials, Trust};
 use hawser_proto::{
-    Role, UnixTime,
+    NodeId, Role, UnixTime,
     control::{JoinOffer, MAX_SERVICES, Registration, ToHub},
 };
 use hawser_session::{carrier::Ways, http::Class};
@@ -84,6 +84,16 @@ pub enum LinksError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The state directory is that of another kind of node.
+    #[error("{} holds the identity {id}: expected that of a {expected}; name another state directory, or join with a token of `hawser token {expected}`", dir.display())]
+    Role {
+        /// The state directory.
+        dir: PathBuf,
+        /// Whose it is.
+        id: NodeId,
+        /// What was to start.
+        expected: Role,
+    },
 }
 
 /// The running tunnel's side of a gateway.
@@ -115,6 +125,13 @@ impl Assembly {
             software,
             certificate_life,
         } = settings;
+        if own.load().id().role != Role::Gateway {
+            return Err(LinksError::Role {
+                dir,
+                id: own.load().id().clone(),
+                expected: Role::Gateway,
+            });
+        }
         let metrics = Metrics::register(registry);
         let trust = Trust::new().shared();
         let live = Live::default();
@@ -366,7 +383,7 @@ impl Composer {
 }
 
 /// Keeps the hubs in step with the store.
-async fn follow(hubs: Arc<Hubs>, terms: Terms, store: Store) {
+pub(super) async fn follow(hubs: Arc<Hubs>, terms: Terms, store: Store) {
     let mut changes = store.watch();
     while changes.changed().await.is_ok() {
         if let Err(error) = hubs.follow(&terms).await {
@@ -407,7 +424,7 @@ async fn tend(tunnel: Arc<Tunnel>, keeper: Keeper, live: Live, own: SharedCreden
 }
 
 /// Who is to hear of a revocation at once: everybody with a live session, and the own domain's gateways.
-fn audience(tunnel: &Tunnel, live: &Live, own: &SharedCredentials) -> BTreeSet<hawser_proto::NodeId> {
+fn audience(tunnel: &Tunnel, live: &Live, own: &SharedCredentials) -> BTreeSet<NodeId> {
     let own = own.load();
     let routes = tunnel.hubs.routes();
     let siblings = routes
@@ -424,13 +441,7 @@ fn audience(tunnel: &Tunnel, live: &Live, own: &SharedCredentials) -> BTreeSet<h
 }
 
 /// Tells gateways of the own domain's revocation lists, and asks them for theirs. `dial`: makes a session for it.
-async fn tell_all(
-    tunnel: Arc<Tunnel>,
-    keeper: Keeper,
-    state: u64,
-    nodes: BTreeSet<hawser_proto::NodeId>,
-    dial: bool,
-) {
+async fn tell_all(tunnel: Arc<Tunnel>, keeper: Keeper, state: u64, nodes: BTreeSet<NodeId>, dial: bool) {
     let lists = Arc::new(keeper.own_lists());
     let hubs: Vec<_> = tunnel.hubs.all().iter().map(|hub| hub.key.clone()).collect();
     let one = |node| {

@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Instant};
 
 use hawser_proto::{
     DomainName, Fault, NodeId,
+    arbiter::Answer,
     control::{DEAD_AFTER, PING_EVERY, Route, Target, ToGateway, ToHub},
     hop::Ticket,
 };
@@ -46,6 +47,8 @@ pub(crate) enum Event<W> {
     Settled(W, Result<Grant, Fault>),
     /// Somebody wants a session.
     Dial(Invitation),
+    /// The register answers the question of this number.
+    Answer(u64, Answer),
     /// A signed revocation list.
     Revocations(Vec<u8>),
     /// The hub takes no new sessions.
@@ -129,7 +132,8 @@ impl<W> Exchange<W> {
             ToGateway::Revocations(bytes) => Event::Revocations(bytes),
             ToGateway::Draining => Event::Draining,
             ToGateway::Ping(n) => Event::Reply(ToHub::Pong(n)),
-            ToGateway::Pong(_) | ToGateway::Arbiter { .. } => Event::Nothing,
+            ToGateway::Pong(_) => Event::Nothing,
+            ToGateway::Arbiter { id, answer } => Event::Answer(id, answer),
         }
     }
 

@@ -9,6 +9,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use hawser_proto::{
     DomainName, Fault, UnixTime,
+    arbiter::{Answer, Ask},
     control::{DEAD_AFTER, Route, Target, ToGateway, ToHub},
 };
 use hawser_session::hop::{ControlReceiver, ControlSender, HopClient, HopError};
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
+    asking::{AskError, Asking},
     backoff::Backoff,
     chance::Chance,
     exchange::{Due, Event, Exchange, Grant, Invitation},
@@ -34,6 +36,8 @@ const OUTGOING: usize = 256;
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the hub's answer to a session request.
 pub(crate) const GRANT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for an answer of the hub's register.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 /// First and longest wait between tries to connect, and how long a connection must hold to count as stable.
 const BACKOFF: (Duration, Duration, Duration) = (
     Duration::from_millis(100),
@@ -103,6 +107,8 @@ struct Connection {
     commands: mpsc::Sender<Command>,
     retired: CancellationToken,
     ended: CancellationToken,
+    /// It does not answer: another is made while it may go on.
+    suspect: CancellationToken,
 }
 
 enum Command {
@@ -111,8 +117,13 @@ enum Command {
         reply: oneshot::Sender<Result<Grant, Fault>>,
     },
     Revocations(Vec<u8>),
+    Ask {
+        ask: Ask,
+        reply: Asker,
+    },
 }
 
+type Asker = oneshot::Sender<Result<Answer, AskError>>;
 type Waiter = oneshot::Sender<Result<Grant, Fault>>;
 
 /// What every connection to a hub is made with.
@@ -182,6 +193,52 @@ impl Hub {
         Err(faults::hub_lost(&self.key))
     }
 
+    /// Asks the hub's register. Waits at most [`ASK_TIMEOUT`]. Dropped, a change may be made or not.
+    pub(crate) async fn ask(&self, ask: Ask) -> Result<Answer, AskError> {
+        // Twice: a connection may be replaced under our feet.
+        for _ in 0..2 {
+            let Some(connection) = self.connection.load_full() else {
+                return Err(AskError::Unsent(format!(
+                    "the hub {} is not connected: {}",
+                    self.key,
+                    self.why()
+                )));
+            };
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Ask {
+                ask: ask.clone(),
+                reply,
+            };
+            match connection.commands.try_send(command) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(_)) => return Err(self.too_many()),
+                Err(mpsc::error::TrySendError::Closed(_)) => continue,
+            }
+            match timeout(ASK_TIMEOUT, answer).await {
+                Ok(Ok(result)) => return result,
+                // The connection ended before it was sent.
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    warn!(hub = %self.key, "a question to the register was not answered: reconnecting");
+                    connection.suspect.cancel();
+                    return Err(AskError::Unknown(format!(
+                        "the hub {} did not answer within {} s",
+                        self.key,
+                        ASK_TIMEOUT.as_secs()
+                    )));
+                }
+            }
+        }
+        Err(AskError::Unsent(format!(
+            "the connection to the hub {} was lost",
+            self.key
+        )))
+    }
+
+    fn too_many(&self) -> AskError {
+        AskError::Unsent(format!("too many questions wait for the hub {}", self.key))
+    }
+
     /// Gives the hub a revocation list, if it is connected; on connection it gets all.
     pub(crate) fn tell(&self, revocations: Vec<u8>) {
         if let Some(connection) = self.connection.load_full() {
@@ -224,10 +281,11 @@ impl Hub {
                         () = connection.ended.cancelled() => true,
                         // Make before break: the next round replaces this connection.
                         changed = terms.renewed.changed() => changed.is_err(),
+                        () = connection.suspect.cancelled() => false,
                     };
                     backoff.held(since.elapsed());
                     if !lost {
-                        debug!(hub = %self.key, "certificate renewed: reconnecting");
+                        debug!(hub = %self.key, "certificate renewed, or no answer: reconnecting");
                         continue;
                     }
                 }
@@ -255,6 +313,7 @@ impl Hub {
             commands,
             retired: CancellationToken::new(),
             ended: CancellationToken::new(),
+            suspect: CancellationToken::new(),
         });
         let talk = Talk {
             hub: self.clone(),
@@ -310,12 +369,17 @@ impl Talk {
         let _ended = self.connection.ended.clone().drop_guard();
         let (out, outgoing) = mpsc::channel(OUTGOING);
         let mut exchange = Exchange::new(Instant::now());
+        let mut asking = Asking::new();
         let error = tokio::select! {
             error = write(sender, outgoing) => error,
-            error = self.talk(&mut exchange, receiver, queue, register, out) => error,
+            error = self.talk((&mut exchange, &mut asking), receiver, queue, register, out) => error,
         };
         for waiter in exchange.end() {
             let _ = waiter.send(Err(faults::hub_lost(&self.hub.key)));
+        }
+        for asker in asking.end() {
+            let why = format!("the connection to the hub {} was lost", self.hub.key);
+            let _ = asker.send(Err(AskError::Unknown(why)));
         }
         self.over(error);
     }
@@ -323,7 +387,7 @@ impl Talk {
     /// Reads, answers and asks until the connection ends. None: it was retired.
     async fn talk(
         &mut self,
-        exchange: &mut Exchange<Waiter>,
+        (exchange, asking): (&mut Exchange<Waiter>, &mut Asking<Asker>),
         mut receiver: ControlReceiver<ToGateway>,
         mut queue: mpsc::Receiver<Command>,
         mut register: watch::Receiver<ToHub>,
@@ -340,11 +404,11 @@ impl Talk {
         loop {
             let message = tokio::select! {
                 message = receiver.recv() => match message {
-                    Ok(message) => self.heard(exchange.message(message, Instant::now())),
+                    Ok(message) => self.heard(exchange.message(message, Instant::now()), asking),
                     Err(e) => return Some(e),
                 },
                 Ok(()) = register.changed() => Some(register.borrow_and_update().clone()),
-                Some(command) = queue.recv() => self.commanded(exchange, command),
+                Some(command) = queue.recv() => self.commanded(exchange, asking, command),
                 _ = tick.tick() => match exchange.tick(Instant::now()) {
                     Due::Nothing => None,
                     Due::Ping(ping) => Some(ping),
@@ -368,8 +432,22 @@ impl Talk {
         }
     }
 
-    fn commanded(&self, exchange: &mut Exchange<Waiter>, command: Command) -> Option<ToHub> {
+    fn commanded(
+        &self,
+        exchange: &mut Exchange<Waiter>,
+        asking: &mut Asking<Asker>,
+        command: Command,
+    ) -> Option<ToHub> {
         match command {
+            // Given up before it was sent: the asker must be able to rely on that it is not sent later.
+            Command::Ask { reply, .. } if reply.is_closed() => None,
+            Command::Ask { ask, reply } => match asking.ask(ask, reply, |w| w.is_closed()) {
+                Ok(message) => Some(message),
+                Err(reply) => {
+                    let _ = reply.send(Err(self.hub.too_many()));
+                    None
+                }
+            },
             Command::Request { target, reply } => match exchange.request(target, reply, |w| w.is_closed()) {
                 Ok(message) => Some(message),
                 Err(reply) => {
@@ -381,7 +459,7 @@ impl Talk {
         }
     }
 
-    fn heard(&mut self, event: Event<Waiter>) -> Option<ToHub> {
+    fn heard(&mut self, event: Event<Waiter>, asking: &mut Asking<Asker>) -> Option<ToHub> {
         self.sink.counted();
         match event {
             Event::Nothing => {}
@@ -391,6 +469,11 @@ impl Talk {
             Event::Settled(waiter, result) => {
                 // Gone when the caller has given up; the ticket expires by itself.
                 let _ = waiter.send(result);
+            }
+            Event::Answer(id, answer) => {
+                if let Some((asker, answer)) = asking.answered(id, answer) {
+                    let _ = asker.send(Ok(answer));
+                }
             }
             Event::Dial(invitation) => self.sink.invited(&self.hub, invitation),
             Event::Revocations(bytes) => self.sink.revocations(bytes),

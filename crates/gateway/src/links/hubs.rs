@@ -114,6 +114,25 @@ impl Hubs {
         self.hubs.load().get(key).map(|(_, hub)| hub.clone())
     }
 
+    /// The hub at `key`, or the only one; else what is wrong.
+    pub(crate) fn only(&self, key: Option<&str>) -> Result<(Fingerprint, Arc<Hub>), String> {
+        let hubs = self.hubs.load();
+        let found = match key {
+            Some(key) => hubs.get(key),
+            None if hubs.len() > 1 => {
+                return Err(
+                    "several hubs are joined here: name the one with the register in host.register".into(),
+                );
+            }
+            None => hubs.values().next(),
+        };
+        let missing = || match key {
+            Some(key) => format!("the hub {key}, named in host.register, is not joined here"),
+            None => "no hub is joined here: use `hawser join`".into(),
+        };
+        found.map(|(pin, hub)| (*pin, hub.clone())).ok_or_else(missing)
+    }
+
     /// All hubs, beginning anywhere.
     pub(crate) fn all(&self) -> Vec<Arc<Hub>> {
         let mut all: Vec<_> = self.hubs.load().values().map(|(_, hub)| hub.clone()).collect();

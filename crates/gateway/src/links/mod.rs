@@ -2,10 +2,11 @@
 //!
 //! Outward, a call goes [`tunnel`] (which peer) -> [`peer`] (which session: [`http_pool`], [`warm`]) -> [`sessions`] (make one)
 //! -> [`hub`] (ask for it). Inward, a hub's invitation goes [`hub`] -> [`accept`] -> [`crate::seam::Exports`]. [`trust`] decides
-//! who may take part, and [`live`] cuts those who no longer may. Decisions are made in files without I/O: [`routes`],
+//! who may take part, and [`live`] cuts those who no longer may. [`node`] is what of all this a host needs. Decisions are made in files without I/O: [`routes`],
 //! [`exchange`], [`book`], [`warm`], [`backoff`].
 
 mod accept;
+mod asking;
 pub(crate) mod assembly;
 mod backoff;
 mod book;
@@ -19,6 +20,7 @@ mod internal;
 mod issuing;
 mod live;
 mod metrics;
+mod node;
 mod peer;
 pub(crate) mod records;
 mod renewal;
@@ -28,3 +30,7 @@ pub mod status;
 mod trust;
 mod tunnel;
 mod warm;
+
+pub use asking::AskError;
+pub use assembly::LinksError;
+pub use node::{Node, NodeSettings, NodeStatus, Register};

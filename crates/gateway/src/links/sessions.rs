@@ -6,7 +6,7 @@ use std::{
 };
 
 use hawser_identity::{SharedCredentials, SharedTrust};
-use hawser_proto::{Fault, NodeId, UnixTime, control::Target};
+use hawser_proto::{Fault, NodeId, Role, UnixTime, control::Target};
 use hawser_session::{
     EndToEnd, SessionError,
     end_to_end::connect,
@@ -159,7 +159,7 @@ impl Dialler {
         // The hub only suggests; whom we take is decided here, and proved below.
         let acceptable = match expect {
             Some(expect) => peer == *expect,
-            None => peer.domain == own_domain,
+            None => peer.domain == own_domain && peer.role == Role::Gateway,
         };
         if !acceptable {
             warn!(hub = %hub.key, %peer, "the hub granted a session with somebody else than was asked for");

@@ -43,6 +43,7 @@ pub(crate) struct Keeper {
     lists: mpsc::Sender<Arrived>,
     own_lists: Arc<Mutex<Vec<Vec<u8>>>>,
     changed: watch::Receiver<u64>,
+    trusted: watch::Receiver<u64>,
 }
 
 struct Arrived {
@@ -64,6 +65,7 @@ pub(crate) struct Work {
     arrived: mpsc::Receiver<Arrived>,
     own_lists: Arc<Mutex<Vec<Vec<u8>>>>,
     changed: watch::Sender<u64>,
+    trusted: watch::Sender<u64>,
     /// Revocations that could not be signed have been complained of.
     complained: bool,
 }
@@ -80,6 +82,7 @@ impl Keeper {
     ) -> (Self, Work) {
         let (lists, arrived) = mpsc::channel(QUEUE);
         let (changed, watcher) = watch::channel(0);
+        let (trusted, trust_watcher) = watch::channel(0);
         let own_lists = Arc::<Mutex<Vec<Vec<u8>>>>::default();
         let work = Work {
             store: store.clone(),
@@ -94,6 +97,7 @@ impl Keeper {
             arrived,
             own_lists: own_lists.clone(),
             changed,
+            trusted,
             complained: false,
         };
         (
@@ -101,6 +105,7 @@ impl Keeper {
                 lists,
                 own_lists,
                 changed: watcher,
+                trusted: trust_watcher,
             },
             work,
         )
@@ -141,6 +146,11 @@ impl Keeper {
     /// Changes with the lists of the own domain.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.changed.clone()
+    }
+
+    /// Changes whenever the trust was replaced.
+    pub(crate) fn trust_changes(&self) -> watch::Receiver<u64> {
+        self.trusted.clone()
     }
 }
 
@@ -376,6 +386,7 @@ impl Work {
     fn replace(&self, trust: Trust) {
         let now = Arc::new(trust);
         self.trust.store(now.clone());
+        self.trusted.send_modify(|n| *n += 1);
         let cut = self.live.cut(|peer| !now.stands(&peer.proved));
         if cut > 0 {
             self.metrics.cuts.inc_by(cut as u64);

@@ -74,7 +74,12 @@ impl World {
 
     /// Joins a further gateway by a token of the domain's issuer.
     pub async fn join(&self, issuer: &Path, name: &str) -> PathBuf {
-        let token = admin::make_join_token(issuer, Joins::Gateway, Duration::from_secs(600))
+        self.join_as(issuer, name, Joins::Gateway).await
+    }
+
+    /// Joins a further gateway, or a host.
+    pub async fn join_as(&self, issuer: &Path, name: &str, joins: Joins) -> PathBuf {
+        let token = admin::make_join_token(issuer, joins, Duration::from_secs(600))
             .await
             .unwrap();
         let dir = self.state(&format!("{}-{name}", token.domain));

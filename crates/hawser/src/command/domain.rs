@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use hawser_gateway::admin::{self, Given, NewDomain, Summary};
 use hawser_identity::file;
-use hawser_proto::{NodeId, Role};
+use hawser_proto::{NodeId, NodeName, Role};
 
 use super::state;
 use crate::{
@@ -89,7 +89,7 @@ async fn init(config: &Path, args: InitArgs) -> anyhow::Result<()> {
 async fn revoke(config: &Path, at: &GatewayState, who: NameOrNode) -> anyhow::Result<()> {
     let directory = existing(config, at)?;
     let (role, name) = match who {
-        NameOrNode::Name(name) => (Role::Gateway, name),
+        NameOrNode::Name(name) => (named(&directory, &name).await?, name),
         NameOrNode::Node(NodeId { domain, role, name }) => {
             let own = admin::summary(&directory).await?.domain;
             if domain != own {
@@ -106,6 +106,23 @@ async fn revoke(config: &Path, at: &GatewayState, who: NameOrNode) -> anyhow::Re
         "{id} is revoked. A running gateway tells its hubs and peers at once, and live sessions are cut within seconds."
     );
     Ok(())
+}
+
+/// Whether a name is that of a gateway or of a host, by what was given out here; a gateway's if it is neither's.
+async fn named(directory: &Path, name: &NodeName) -> anyhow::Result<Role> {
+    let summary = admin::summary(directory).await?;
+    let given = |text: &str| summary.issued.iter().any(|(issued, _)| issued == text);
+    match (given(name.as_str()), given(&format!("host/{name}"))) {
+        (true, true) => {
+            let domain = &summary.domain;
+            bail!(
+                "both a gateway and a host are called {name}: say which, as in spiffe://{domain}/gateway/{name} or \
+                 spiffe://{domain}/host/{name}"
+            )
+        }
+        (false, true) => Ok(Role::Host),
+        _ => Ok(Role::Gateway),
+    }
 }
 
 fn page(s: &Summary) -> String {
@@ -136,7 +153,7 @@ fn page(s: &Summary) -> String {
         .iter()
         .for_each(|p| peers.row([p.domain.to_string(), p.root.clone()]));
     part(&peers, peers.is_empty());
-    let mut issued = Table::new(["GATEWAY", "CERTIFIED BY"]);
+    let mut issued = Table::new(["GATEWAY OR HOST", "CERTIFIED BY"]);
     s.issued
         .iter()
         .for_each(|(name, by)| issued.row([name.clone(), by.clone()]));

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use hawser_hub::Subject;
+use hawser_proto::{DomainName, arbiter::Award};
 use hawser_store::Store;
 use serde_json::json;
 
@@ -33,6 +34,30 @@ pub(super) async fn run(config: &Path, command: HubCommand) -> anyhow::Result<()
             );
             Ok(())
         }
+        HubCommand::Register {
+            forget: Some(vm),
+            domain: Some(domain),
+            nobody_runs_it,
+            state,
+            ..
+        } => {
+            let store = state::store(&state::hub(config, &state)?, MADE_BY)?;
+            if hawser_hub::forget_registered(&store, &domain, vm, nobody_runs_it).await? {
+                eprintln!("Done: the machine {vm} of {domain} is forgotten.");
+            } else {
+                eprintln!("Nothing to do: {domain} has no machine {vm} in the register.");
+            }
+            Ok(())
+        }
+        HubCommand::Register {
+            domain,
+            state,
+            output,
+            ..
+        } => {
+            let store = state::store(&state::hub(config, &state)?, MADE_BY)?;
+            register(&store, domain.as_ref(), output).await
+        }
         HubCommand::Forget { who, state } => {
             let store = state::store(&state::hub(config, &state)?, MADE_BY)?;
             let subject = Subject::from(who);
@@ -44,6 +69,40 @@ pub(super) async fn run(config: &Path, command: HubCommand) -> anyhow::Result<()
             Ok(())
         }
     }
+}
+
+/// The machines in the register, of one domain or of all.
+async fn register(store: &Store, of: Option<&DomainName>, output: Output) -> anyhow::Result<()> {
+    let mut machines = hawser_hub::registered(store).await?;
+    machines.retain(|m| of.is_none_or(|domain| m.domain == *domain));
+    if output.json {
+        return terminal::print_json(&machines);
+    }
+    let mut table = Table::new([
+        "DOMAIN", "MACHINE", "STATE", "ACTIVE", "STANDBY", "TERM", "BY", "SINCE",
+    ]);
+    for machine in &machines {
+        let (state, active, standby) = match &machine.record.award {
+            Award::Protected { active, standby, .. } => ("protected", active, standby.to_string()),
+            Award::Alone { host } => ("alone", host, "-".into()),
+            Award::Stopped { host } => ("stopped", host, "-".into()),
+        };
+        table.row([
+            machine.domain.to_string(),
+            machine.vm.to_string(),
+            state.into(),
+            active.to_string(),
+            standby,
+            machine.record.term.to_string(),
+            machine.record.by.to_string(),
+            when::date(machine.at),
+        ]);
+    }
+    if table.is_empty() {
+        eprintln!("No machine is in the register. `hawser protect start` on a host puts one there.");
+        return Ok(());
+    }
+    terminal::print(&table.to_string())
 }
 
 async fn admitted(store: &Store, output: Output) -> anyhow::Result<()> {
