@@ -16,6 +16,7 @@ use std::{
 };
 
 use hawser_proto::replication::{HEADER, PAGE};
+use threshold::Meters;
 pub use threshold::{Rates, Threshold};
 
 /// Slots that a ring is cut into, unless they would leave the bounds below. More slots: finer overlap; fewer: larger writes.
@@ -164,6 +165,7 @@ struct State<M> {
     /// Bytes given back since the copy began that belong to what was there before.
     older_bytes: usize,
     stats: RingStats,
+    meters: Meters,
     broken: bool,
 }
 
@@ -224,6 +226,7 @@ pub fn channel<M>(
             copy: Copied::default(),
             older_bytes: 0,
             stats,
+            meters: Meters::default(),
             broken: false,
         }),
         room: Condvar::new(),
@@ -264,9 +267,9 @@ impl<M> Writer<M> {
     /// A copy of about `expected` bytes begins. The sender waits for the threshold.
     pub fn begin(&mut self, expected: usize) {
         let mut state = lock(&self.shared.state);
-        state.threshold = self
-            .threshold
-            .bytes(self.capacity, self.slot_bytes, expected, state.stats.rates);
+        state.threshold =
+            self.threshold
+                .bytes(self.capacity, self.slot_bytes, expected, state.meters.rates());
         state.older = state.items.len();
         state.older_bytes = state.used;
         state.copying = true;
@@ -333,10 +336,7 @@ impl<M> Writer<M> {
         state.copying = false;
         state.copy.took = took;
         let copy = state.copy;
-        state
-            .stats
-            .rates
-            .copied(copy.bytes, took.saturating_sub(copy.waited));
+        state.meters.copied(copy.bytes, took.saturating_sub(copy.waited));
         drop(state);
         self.shared.bell.ring();
         copy
@@ -373,7 +373,7 @@ impl<M> Reader<M> {
         let bytes = std::mem::take(&mut slot.filled);
         let mut state = lock(&self.shared.state);
         state.used = state.used.saturating_sub(bytes);
-        state.stats.rates.sent(bytes as u64, reading, sending);
+        state.meters.sent(bytes as u64, reading, sending);
         if state.copying {
             let older = state.older_bytes.min(bytes);
             state.older_bytes -= older;
@@ -413,6 +413,7 @@ impl<M> Monitor<M> {
         let state = lock(&self.shared.state);
         RingStats {
             used: state.used as u64,
+            rates: state.meters.rates(),
             ..state.stats
         }
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Weight of the newest measurement in a rate.
-const NEWEST: f64 = 0.3;
+/// Bytes over which a rate is the mean: what is older counts less and less.
+const WINDOW: f64 = 8e6;
 /// An adaptive threshold is never above this share of the ring: rates are guesses.
 const HIGHEST: f64 = 0.5;
 
@@ -34,19 +34,59 @@ pub struct Rates {
 impl Eq for Rates {}
 
 impl Rates {
-    pub(super) fn copied(&mut self, bytes: u64, took: Duration) {
-        blend(&mut self.write, bytes, took);
-    }
-
-    pub(super) fn sent(&mut self, bytes: u64, reading: Duration, sending: Duration) {
-        blend(&mut self.read, bytes, reading);
-        blend(&mut self.send, bytes, sending);
-    }
-
     /// At what rate the ring is emptied.
     fn drain(&self) -> f64 {
         if self.read > 0.0 && self.send > 0.0 {
             1.0 / (1.0 / self.read + 1.0 / self.send)
+        } else {
+            0.0
+        }
+    }
+}
+
+/// Measures rates. Bytes and time are summed apart, since a mean of single rates would be that of the lucky ones.
+#[derive(Debug, Default)]
+pub(super) struct Meters {
+    write: Meter,
+    read: Meter,
+    send: Meter,
+}
+
+impl Meters {
+    pub(super) fn copied(&mut self, bytes: u64, took: Duration) {
+        self.write.add(bytes, took);
+    }
+
+    pub(super) fn sent(&mut self, bytes: u64, reading: Duration, sending: Duration) {
+        self.read.add(bytes, reading);
+        self.send.add(bytes, sending);
+    }
+
+    pub(super) fn rates(&self) -> Rates {
+        Rates {
+            write: self.write.rate(),
+            read: self.read.rate(),
+            send: self.send.rate(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Meter {
+    bytes: f64,
+    seconds: f64,
+}
+
+impl Meter {
+    fn add(&mut self, bytes: u64, took: Duration) {
+        let older = (-(bytes as f64) / WINDOW).exp();
+        self.bytes = self.bytes * older + bytes as f64;
+        self.seconds = self.seconds * older + took.as_secs_f64();
+    }
+
+    fn rate(&self) -> f64 {
+        if self.seconds > 0.0 {
+            self.bytes / self.seconds
         } else {
             0.0
         }
@@ -71,19 +111,6 @@ impl Threshold {
         // Slots are rarely filled to the brim, so the last one does not count.
         (bytes as usize).clamp(1, capacity - slot)
     }
-}
-
-fn blend(rate: &mut f64, bytes: u64, took: Duration) {
-    let seconds = took.as_secs_f64();
-    if bytes == 0 || seconds <= 0.0 {
-        return;
-    }
-    let newest = bytes as f64 / seconds;
-    *rate = if *rate > 0.0 {
-        *rate + NEWEST * (newest - *rate)
-    } else {
-        newest
-    };
 }
 
 #[cfg(test)]
@@ -138,14 +165,19 @@ mod tests {
     }
 
     #[test]
-    fn rates_follow_the_newest_measurements() {
-        let mut rates = Rates::default();
-        rates.copied(1000, Duration::from_secs(1));
-        assert_eq!(rates.write, 1000.0);
-        rates.copied(2000, Duration::from_secs(1));
-        assert!((rates.write - 1300.0).abs() < 1e-6);
-        rates.copied(0, Duration::from_secs(1));
-        rates.copied(5, Duration::ZERO);
-        assert!((rates.write - 1300.0).abs() < 1e-6);
+    fn rates_are_means_over_bytes_and_forget_what_is_old() {
+        let mut meters = Meters::default();
+        assert_eq!(meters.rates(), Rates::default());
+        // Half of the bytes at 1, half at 3: it took 4/3 seconds for two.
+        meters.sent(10, Duration::from_secs(1), Duration::from_secs(10));
+        meters.sent(10, Duration::from_secs(1), Duration::from_secs_f64(10.0 / 3.0));
+        assert!((meters.rates().send - 1.5).abs() < 1e-3);
+        for _ in 0..20 {
+            meters.copied(WINDOW as u64, Duration::from_secs(1));
+        }
+        meters.copied(20 * WINDOW as u64, Duration::from_secs(10));
+        assert!((meters.rates().write / WINDOW - 2.0).abs() < 1e-3);
+        meters.copied(0, Duration::ZERO);
+        assert!((meters.rates().write / WINDOW - 2.0).abs() < 1e-3);
     }
 }
