@@ -341,7 +341,7 @@ fn pair(active: &QemuFacts, standby: &QemuFacts) -> Vec<Finding> {
     if let Some(difference) = processors(&active.cpu, &standby.cpu) {
         found.push(Finding::refuse(
             format!("the guest would see another processor on the standby: {difference}"),
-            "name a model that both hosts have, as in -cpu x86-64-v2-AES or -cpu Skylake-Server, rather than host or max",
+            "name a model that both hosts have, as in -cpu Westmere or -cpu Skylake-Server, rather than host or max",
         ));
     }
     if active.cpus != standby.cpus {

@@ -374,10 +374,8 @@ mod tests {
         o.set("file.filename", "/b");
         o.switch("cache.direct", true);
         o.remove("nothing.there");
-        assert_eq!(
-            o.to_string(),
-            r#"{"cache":{"direct":true},"file":{"filename":"/b"}}"#
-        );
+        let expected = r#"{"cache":{"direct":true},"file":{"filename":"/b"}}"#;
+        assert_eq!(o, read(expected, None));
         o.remove("file");
         assert!(!o.has("file"));
     }

@@ -44,7 +44,23 @@ fn derived(options: &[&str]) -> Derived {
 /// What became of these options.
 fn args(options: &[&str]) -> Vec<String> {
     let args = derived(options).command_line.args;
-    args[5..args.len() - 5].to_vec()
+    args[5..args.len() - 5].iter().map(|a| sorted(a)).collect()
+}
+
+/// JSON with its keys in order, whatever order the library keeps.
+fn sorted(arg: &str) -> String {
+    fn text(value: &serde_json::Value) -> String {
+        let serde_json::Value::Object(map) = value else {
+            return value.to_string();
+        };
+        let mut pairs: Vec<_> = map.iter().map(|(k, v)| format!("{k:?}:{}", text(v))).collect();
+        pairs.sort();
+        format!("{{{}}}", pairs.join(","))
+    }
+    match serde_json::from_str(arg) {
+        Ok(value) if arg.starts_with('{') => text(&value),
+        _ => arg.to_owned(),
+    }
 }
 
 fn refusal(options: &[&str]) -> String {
