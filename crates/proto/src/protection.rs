@@ -49,14 +49,7 @@ pub enum ToActive {
     Refused(#[n(0)] String),
     /// The machine's twin waits, with these RAM blocks.
     #[n(2)]
-    Ready {
-        /// Its blocks, in the order of their names.
-        #[n(0)]
-        blocks: Vec<OfferedBlock>,
-        /// The UDP port for heartbeats.
-        #[n(1)]
-        heart: u16,
-    },
+    Ready(#[n(0)] Vec<OfferedBlock>),
     /// The trial epoch was loaded, in so many microseconds.
     #[n(3)]
     Tried(#[n(0)] u64),
@@ -92,9 +85,9 @@ pub struct Offer {
     /// Its command line, program first.
     #[n(6)]
     pub command_line: Vec<String>,
-    /// The CPU's properties, as QEMU expands them (JSON text).
+    /// Its working directory, which relative paths among the arguments start from.
     #[n(7)]
-    pub cpu: String,
+    pub directory: String,
     /// Its disks; a disk's place in the list is its number.
     #[n(8)]
     pub disks: Vec<OfferedDisk>,
@@ -104,9 +97,9 @@ pub struct Offer {
     /// Silence after which either side acts, in milliseconds.
     #[n(10)]
     pub detect: u32,
-    /// The UDP port for heartbeats.
+    /// All that preflight knows of the machine and its host (JSON text), for the standby to judge with its own.
     #[n(11)]
-    pub heart: u16,
+    pub facts: String,
 }
 
 /// A disk of an offered machine.

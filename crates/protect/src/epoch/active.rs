@@ -165,7 +165,7 @@ impl Active {
 
     /// Whether epochs are to be taken.
     pub fn takes_epochs(&self) -> bool {
-        matches!(self.phase, Phase::First | Phase::Claiming | Phase::Protected) && !self.broken
+        !matches!(self.phase, Phase::Leaving(_) | Phase::Ended) && !self.broken
     }
 
     /// When [`Event::Tick`] is due next.

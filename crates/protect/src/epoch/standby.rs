@@ -27,6 +27,8 @@ pub enum Event {
     GuestDied,
     /// The active host says that protection has ended.
     Ended,
+    /// The replica cannot take what came; why.
+    Failed(String),
     /// The user forces the take-over.
     TakeOver,
     /// The device state is loaded into the waiting QEMU, all memory and disk writes of the last epoch before it; or it failed.
@@ -40,7 +42,8 @@ pub enum Event {
 pub enum Command {
     /// Tell the active host that this epoch is here.
     Acknowledge(u64),
-    /// Apply the pages of this epoch, and let its disk writes go to the disk.
+    /// Apply the pages of this epoch, and let its disk writes go to the disk. If it cannot be, nothing that follows is done, and
+    /// [`Event::Failed`] is told.
     Commit(u64),
     /// Forget what came after the last committed epoch, and load it. Nothing is acknowledged from here on.
     Load,
@@ -153,8 +156,8 @@ impl Standby {
                 self.silence.heard(now);
                 if epoch > self.committed && !self.link_down {
                     self.committed = epoch;
-                    out.push(Command::Acknowledge(epoch));
                     out.push(Command::Commit(epoch));
+                    out.push(Command::Acknowledge(epoch));
                 }
             }
             Event::LinkDown(why) => {
@@ -168,6 +171,7 @@ impl Standby {
                 }
             }
             Event::Ended => self.discard("protection has ended".into(), out),
+            Event::Failed(why) => self.discard(why, out),
             Event::GuestDied => self.take_over("the guest died on the active host".into(), out),
             Event::TakeOver => self.take_over("the fail-over was asked for".into(), out),
             Event::Register(reply) => {
@@ -226,11 +230,9 @@ impl Standby {
                 self.asking = false;
                 self.replied(now, reply, out);
             }
-            Event::Tick => {
-                if self.ask_at.is_some_and(|t| t <= now) {
-                    self.ask_at = None;
-                    self.ask(Command::Read, out);
-                }
+            Event::Tick if self.ask_at.is_some_and(|t| t <= now) => {
+                self.ask_at = None;
+                self.ask(Command::Read, out);
             }
             _ => {}
         }

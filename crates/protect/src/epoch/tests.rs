@@ -233,20 +233,16 @@ impl World {
     fn step(&mut self, step: Step) {
         match step {
             Step::Time => self.time(),
-            Step::Epoch => {
-                if self.guest_alive && !self.frozen[0] && self.active.takes_epochs() {
-                    self.taken += 1;
-                    self.send_standby(Message::Epoch(self.taken));
-                }
+            Step::Epoch if self.guest_alive && !self.frozen[0] && self.active.takes_epochs() => {
+                self.taken += 1;
+                self.send_standby(Message::Epoch(self.taken));
             }
             Step::ToStandby if !self.frozen[1] => self.deliver_standby(),
             Step::ToActive if !self.frozen[0] => self.deliver_active(),
-            Step::Cut => {
-                if self.connected {
-                    self.cut();
-                    self.active(active::Event::LinkDown("cut".into()));
-                    self.standby(standby::Event::LinkDown("cut".into()));
-                }
+            Step::Cut if self.connected => {
+                self.cut();
+                self.active(active::Event::LinkDown("cut".into()));
+                self.standby(standby::Event::LinkDown("cut".into()));
             }
             Step::CutSilently => self.cut(),
             Step::FreezeActive => self.frozen[0] = !self.frozen[0],
@@ -260,12 +256,10 @@ impl World {
                 }
             }
             Step::Answer => self.answer(),
-            Step::GuestDies => {
-                if self.guest_alive && !self.frozen[0] && self.freed.is_none() {
-                    self.excused |= matches!(self.active.phase(), active::Phase::Leaving(_));
-                    self.guest_alive = false;
-                    self.active(active::Event::GuestDied);
-                }
+            Step::GuestDies if self.guest_alive && !self.frozen[0] && self.freed.is_none() => {
+                self.excused |= matches!(self.active.phase(), active::Phase::Leaving(_));
+                self.guest_alive = false;
+                self.active(active::Event::GuestDied);
             }
             Step::Stop if !self.frozen[0] => self.active(active::Event::Stop),
             Step::ArbiterAway => self.arbiter_away = !self.arbiter_away,

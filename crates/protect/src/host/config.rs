@@ -1,7 +1,8 @@
 //! The `[host]` table of the configuration file.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
+use hawser_proto::NodeName;
 use serde::{Deserialize, Serialize};
 
 /// A hypervisor host: keeps machines that run here alive on another host, and those of other hosts here.
@@ -15,6 +16,9 @@ pub struct HostConfig {
     pub register: Option<String>,
     /// Address to listen on for other hosts' checkpoints and heartbeats (TCP and UDP), as IP:PORT.
     pub listen: String,
+    /// Where other hosts listen, as `host-b = "10.0.0.2:8444"`: for hosts whose name the resolver does not know.
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub peers: BTreeMap<NodeName, String>,
     /// Where the disks of machines that this host stands by for are kept. Needs room for their full size.
     pub images: PathBuf,
     /// The bridge that the network cards of a machine are put on when it is taken over, if not one of the same name as on the
@@ -45,6 +49,7 @@ impl Default for HostConfig {
             state: "/var/lib/hawser/host".into(),
             register: None,
             listen: "0.0.0.0:8444".into(),
+            peers: BTreeMap::new(),
             images: "/var/lib/hawser/images".into(),
             bridge: None,
             run: "/run/hawser/host".into(),

@@ -1,5 +1,426 @@
-//! A hypervisor host: what its agent is configured with.
+//! A hypervisor host: the agent that protects the machines that run here, and stands by for those of other hosts.
+//!
+//! [`Agent`] takes what the user asks for and what other hosts offer; [`active`] and [`standby`] are its two parts in a session,
+//! each with threads of its own.
 
+mod active;
+mod ask;
 pub mod config;
+mod messages;
+mod recover;
+mod standby;
+mod stats;
+pub mod status;
+mod taps;
 
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, UdpSocket},
+    os::unix::fs::PermissionsExt as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use hawser_identity::{SharedCredentials, SharedTrust};
+use hawser_proto::{DomainName, NodeName, Role, arbiter::VmId, protection::Plan};
+use tokio::{runtime::Handle, task::AbortHandle};
+
+pub use active::Request;
 pub use config::{HostConfig, HostConfigError};
+pub use stats::{Progress, Spread};
+
+use crate::{
+    arbiter::Arbiter,
+    epoch::{active::Event as ActiveEvent, standby::Event as StandbyEvent},
+    guest::GuestError,
+    link::{Hearts, Listener, Rhythm},
+    vm::Finding,
+};
+use status::{HostStatus, MachineStatus};
+
+/// Told by heartbeat, beside the message: the guest is dead here.
+const GUEST_DIED: u16 = 1;
+/// How long a plan waits for the user's consent.
+const CONSENT: Duration = Duration::from_secs(300);
+/// Most plans that wait.
+const PLANS: usize = 16;
+
+/// Who this host is, and whom it trusts.
+#[derive(Clone)]
+pub struct Identity {
+    /// Its own key and certificate, renewed by others.
+    pub credentials: SharedCredentials,
+    /// Roots and revocations.
+    pub trust: SharedTrust,
+}
+
+impl Identity {
+    /// Its name within its domain.
+    pub fn name(&self) -> NodeName {
+        self.credentials.load().id().name.clone()
+    }
+
+    /// Its domain.
+    pub fn domain(&self) -> DomainName {
+        self.credentials.load().id().domain.clone()
+    }
+}
+
+/// Why a host cannot do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] HostConfigError),
+    /// The machine, or this or the other host, is not fit; nothing was changed. What to do is in the message.
+    #[error("{0}")]
+    Unfit(String),
+    /// The machine's QEMU.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The register.
+    #[error("{0}")]
+    Register(String),
+    /// There is no such machine, or it is in no state for this.
+    #[error("{0}")]
+    State(String),
+    /// Something failed; a retry may help.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A plan that waits for the user's consent.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Planned {
+    /// The machine.
+    pub machine: String,
+    /// Of the register and of everything else.
+    pub uuid: VmId,
+    /// The standby, its command line, and what differs.
+    pub host: NodeName,
+    /// The twin's command line, program first.
+    pub command_line: Vec<String>,
+    /// What differs from the machine's own.
+    pub changes: Vec<hawser_proto::protection::PlannedChange>,
+    /// What the user ought to know.
+    pub warnings: Vec<String>,
+}
+
+impl Planned {
+    fn new(machine: String, uuid: VmId, plan: &Plan, findings: &[Finding]) -> Self {
+        Self {
+            machine,
+            uuid,
+            host: plan.host.clone(),
+            command_line: plan.command_line.clone(),
+            changes: plan.changes.clone(),
+            warnings: findings
+                .iter()
+                .map(ToString::to_string)
+                .chain(plan.warnings.iter().cloned())
+                .collect(),
+        }
+    }
+}
+
+/// The agent of a host. Dropped, it listens no longer; sessions go on until they are stopped.
+pub struct Agent {
+    inner: Arc<Inner>,
+    listening: AbortHandle,
+    local: SocketAddr,
+}
+
+struct Inner {
+    config: HostConfig,
+    own: Identity,
+    arbiter: Arc<dyn Arbiter>,
+    hearts: Arc<Hearts>,
+    machines: Mutex<BTreeMap<VmId, Machine>>,
+    plans: Mutex<BTreeMap<VmId, (Instant, active::Offering)>>,
+}
+
+enum Machine {
+    Active(Arc<active::Session>),
+    Standby(Arc<standby::Session>),
+}
+
+impl Machine {
+    fn status(&self) -> MachineStatus {
+        match self {
+            Machine::Active(s) => s.status(),
+            Machine::Standby(s) => s.status(),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match self {
+            Machine::Active(s) => s.has_closed(),
+            Machine::Standby(s) => s.has_ended(),
+        }
+    }
+}
+
+impl Agent {
+    /// Starts to listen for other hosts, and settles what a former agent left behind.
+    pub async fn start(
+        config: HostConfig,
+        own: Identity,
+        arbiter: Arc<dyn Arbiter>,
+    ) -> Result<Self, HostError> {
+        let address = config.check()?;
+        let failed = |e: &dyn std::fmt::Display| HostError::Failed(e.to_string());
+        if own.credentials.load().id().role != Role::Host {
+            return Err(HostError::State(
+                "host.state holds the identity of a gateway: join with a token of `hawser token host`".into(),
+            ));
+        }
+        std::fs::create_dir_all(&config.run)
+            .and_then(|()| std::fs::set_permissions(&config.run, std::fs::Permissions::from_mode(0o700)))
+            .map_err(|e| {
+                HostError::State(format!("host.run: {} cannot be made: {e}", config.run.display()))
+            })?;
+        let mut listener = Listener::bind(
+            address,
+            own.credentials.clone(),
+            own.trust.clone(),
+            Box::new(|_| true),
+        )
+        .map_err(|e| failed(&e))?;
+        let local = listener.local();
+        let socket = UdpSocket::bind(SocketAddr::new(address.ip(), local.port())).map_err(|e| {
+            HostError::State(format!("host.listen: {local} (UDP) cannot be listened on: {e}"))
+        })?;
+        let hearts = Arc::new(Hearts::start(socket).map_err(|e| failed(&e))?);
+        let inner = Arc::new(Inner {
+            config,
+            own,
+            arbiter,
+            hearts,
+            machines: Mutex::default(),
+            plans: Mutex::default(),
+        });
+        inner.recover().await;
+        let around = Arc::new(inner.surroundings());
+        let listening = tokio::spawn(async move {
+            while let Some(channel) = listener.accept().await {
+                let around = around.clone();
+                let spawned = std::thread::Builder::new()
+                    .name("standby".into())
+                    .spawn(move || standby::serve(&around, channel));
+                if let Err(error) = spawned {
+                    tracing::error!(%error, "no thread can be started for another host");
+                }
+            }
+        });
+        Ok(Self {
+            inner,
+            listening: listening.abort_handle(),
+            local,
+        })
+    }
+
+    /// Where it listens.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Looks at a machine and asks the other host for a plan. Nothing is changed; [`Agent::begin`] begins.
+    pub async fn plan(&self, request: &Request) -> Result<Planned, HostError> {
+        let inner = &self.inner;
+        let offering = active::prepare(&inner.config, &inner.own, &inner.arbiter, request).await?;
+        let planned = Planned::new(
+            offering.name.clone(),
+            offering.machine,
+            &offering.plan,
+            &offering.findings,
+        );
+        let mut plans = inner.plans();
+        plans.retain(|_, (at, _)| at.elapsed() < CONSENT);
+        if plans.len() >= PLANS {
+            return Err(HostError::State(
+                "too many plans wait for consent: begin or forget some".into(),
+            ));
+        }
+        plans.insert(planned.uuid, (Instant::now(), offering));
+        Ok(planned)
+    }
+
+    /// Protects a machine as planned. Returns at once; [`Agent::status`] tells how it goes.
+    pub async fn begin(&self, machine: VmId) -> Result<(), HostError> {
+        let inner = &self.inner;
+        let Some((_, offering)) = inner.plans().remove(&machine) else {
+            return Err(HostError::State(
+                "there is no plan for this machine, or it is too old: make a new one".into(),
+            ));
+        };
+        let mut machines = inner.machines();
+        if machines.get(&machine).is_some_and(|m| !m.has_ended()) {
+            return Err(HostError::State("this machine is protected already".into()));
+        }
+        let session = offering.begin(&inner.config, &inner.own, inner.arbiter.clone(), &inner.hearts)?;
+        machines.insert(machine, Machine::Active(session));
+        Ok(())
+    }
+
+    /// Ends a machine's protection; it runs on here. Returns at once.
+    pub fn stop(&self, machine: &str) -> Result<(), HostError> {
+        match self.inner.find(machine)? {
+            Machine::Active(session) => {
+                let session = session.clone();
+                std::thread::spawn(move || session.event(ActiveEvent::Stop));
+                Ok(())
+            }
+            Machine::Standby(_) => Err(HostError::State(format!(
+                "{machine} does not run here: stop its protection on the host where it runs"
+            ))),
+        }
+    }
+
+    /// Forces a fail-over: the standby takes over, whichever of the two hosts this is. Returns at once.
+    pub fn fail(&self, machine: &str) -> Result<(), HostError> {
+        match self.inner.find(machine)? {
+            Machine::Active(session) => {
+                if !session.is_protected() {
+                    return Err(HostError::State(format!(
+                        "{machine} is not protected (yet): there is nothing to fail over to"
+                    )));
+                }
+                let session = session.clone();
+                std::thread::spawn(move || session.event(ActiveEvent::FailOver));
+            }
+            Machine::Standby(session) => {
+                if session.has_ended() {
+                    return Err(HostError::State(format!("{machine} does not wait here")));
+                }
+                let session = session.clone();
+                std::thread::spawn(move || session.event(StandbyEvent::TakeOver));
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles what a former agent left behind: a line about each machine.
+    pub async fn recover(&self) -> Vec<String> {
+        self.inner.recover().await
+    }
+
+    /// What there is to say of this host and its machines.
+    pub fn status(&self) -> HostStatus {
+        HostStatus {
+            host: self.inner.own.name().to_string(),
+            listen: self.local.to_string(),
+            machines: self.inner.machines().values().map(Machine::status).collect(),
+        }
+    }
+
+    /// Stops protecting every machine that runs here, so that none is left mute; at most `limit` long.
+    pub async fn drain(&self, limit: Duration) {
+        self.listening.abort();
+        let active: Vec<Arc<active::Session>> = self
+            .inner
+            .machines()
+            .values()
+            .filter_map(|m| match m {
+                Machine::Active(s) if !s.has_closed() => Some(s.clone()),
+                _ => None,
+            })
+            .collect();
+        for session in &active {
+            let session = session.clone();
+            let _ = tokio::task::spawn_blocking(move || session.event(ActiveEvent::Stop)).await;
+        }
+        let until = Instant::now() + limit;
+        while active.iter().any(|s| !s.has_closed()) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for session in active.iter().filter(|s| !s.has_closed()) {
+            tracing::error!(
+                machine = %session.status().name,
+                "the register could not be asked: the machine stays mute until an agent runs here again"
+            );
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+impl Inner {
+    fn machines(&self) -> MutexGuard<'_, BTreeMap<VmId, Machine>> {
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plans(&self) -> MutexGuard<'_, BTreeMap<VmId, (Instant, active::Offering)>> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn recover(&self) -> Vec<String> {
+        let known = |vm| self.machines().contains_key(&vm);
+        recover::leftovers(&self.config, &self.arbiter, &self.own.name(), known).await
+    }
+
+    /// A machine by its name or UUID.
+    fn find(&self, text: &str) -> Result<Machine, HostError> {
+        let machines = self.machines();
+        let mut found = machines
+            .values()
+            .filter(|m| {
+                let status = m.status();
+                status.name == text || status.machine.to_string() == text
+            })
+            .map(Machine::share);
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one),
+            (None, _) => Err(HostError::State(format!(
+                "no machine {text:?} is or was protected here: see `hawser protect status`"
+            ))),
+            _ => Err(HostError::State(format!(
+                "several machines are called {text:?}: use the UUID"
+            ))),
+        }
+    }
+
+    fn surroundings(self: &Arc<Self>) -> standby::Surroundings {
+        let inner = Arc::downgrade(self);
+        standby::Surroundings {
+            config: self.config.clone(),
+            own: self.own.clone(),
+            arbiter: self.arbiter.clone(),
+            hearts: self.hearts.clone(),
+            runtime: Handle::current(),
+            admit: Box::new(move |session| {
+                let inner = inner.upgrade().ok_or("this host shuts down")?;
+                let mut machines = inner.machines();
+                if machines.get(&session.vm()).is_some_and(|m| !m.has_ended()) {
+                    return Err(
+                        "this host has to do with this machine already: see `hawser protect status` there"
+                            .into(),
+                    );
+                }
+                machines.insert(session.vm(), Machine::Standby(session));
+                Ok(())
+            }),
+        }
+    }
+}
+
+impl Machine {
+    fn share(&self) -> Machine {
+        match self {
+            Machine::Active(s) => Machine::Active(s.clone()),
+            Machine::Standby(s) => Machine::Standby(s.clone()),
+        }
+    }
+}
+
+/// Heartbeats so often that five fit into the time after which silence counts.
+fn rhythm(detect: Duration) -> Rhythm {
+    Rhythm {
+        every: detect / 5,
+        silent_after: detect,
+        frozen_after: detect / 2,
+    }
+}

@@ -1,0 +1,338 @@
+//! The thread that owns the guest on the active host: it synchronises, takes epochs, and takes everything off again.
+//!
+//! One epoch: suspend, network boundary, disk boundary, dirty pages; then pages into the ring and device state at the same time;
+//! then resume. Sending goes on behind the guest's back (US 8,413,145); what makes the epoch count is the standby's
+//! acknowledgement.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use hawser_proto::protection::{EpochState, ToActive};
+
+use super::session::{Session, Wake};
+use crate::guest::Output as Leftover;
+use crate::{
+    disk::nbd,
+    epoch::{
+        active::{Event, Outcome, Phase},
+        pace::Pace,
+    },
+    guest::{Disk, Guest as _, GuestError, GuestEvent, Nic, Qemu},
+    memory::{Layout, PageRun},
+    net::Wish,
+    pipe::Mode,
+    sys::Memory,
+    tracker::Tracker,
+};
+
+/// The epoch that is loaded for trial.
+pub(super) const TRIAL: u64 = 1;
+/// How often the guest's events are looked at, and its written pages counted, between epochs.
+const LOOK: Duration = Duration::from_millis(50);
+/// Longest wait for what waits in QEMU's sockets when protection ends.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// What the thread owns.
+pub(super) struct Engine {
+    pub(super) session: Arc<Session>,
+    pub(super) qemu: Qemu,
+    pub(super) wakes: mpsc::Receiver<Wake>,
+    pub(super) replies: mpsc::Receiver<ToActive>,
+    pub(super) disks: Vec<Disk>,
+    pub(super) nics: Vec<Nic>,
+    /// Jobs that mirror the disks.
+    pub(super) mirrors: Vec<String>,
+    /// For sockets of this session.
+    pub(super) run: PathBuf,
+    pub(super) pace: Pace,
+    pub(super) memory: Option<Arc<Memory>>,
+    pub(super) tracker: Option<Box<dyn Tracker>>,
+    pub(super) layout: Layout,
+    pub(super) server: Option<nbd::Server>,
+    pub(super) runs: Vec<PageRun>,
+    pub(super) epoch: u64,
+    /// How the end was told, once it was.
+    pub(super) end: Option<End>,
+}
+
+/// How the machine's protection ended.
+#[derive(Debug, Clone)]
+pub(super) enum End {
+    Free(Outcome),
+    Over(String),
+}
+
+/// Why a step could not be done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EngineError {
+    /// The end was told meanwhile.
+    #[error("protection ended")]
+    Ended,
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    #[error("the guest's memory: {0}")]
+    Memory(#[from] crate::sys::MemoryError),
+    #[error("the guest's written pages: {0}")]
+    Tracker(#[from] crate::tracker::TrackerError),
+    #[error("the channel to the standby: {0}")]
+    Pipe(#[from] crate::pipe::OutboundError),
+    #[error("network output: {0}")]
+    Net(#[from] crate::net::NetError),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Engine {
+    /// Runs until the machine is free or gone.
+    pub(super) fn run(mut self) {
+        let done = self.synchronise().and_then(|()| {
+            self.session.event(Event::Holding);
+            self.measure_from_now();
+            self.epochs(&mut |_| Ok(false))
+        });
+        if let Err(error) = done {
+            self.failed(error);
+        }
+        let end = self.wait_end();
+        self.finish(end);
+    }
+
+    /// An error ends the session; how the machine goes on is for the state machine to say.
+    fn failed(&mut self, error: EngineError) {
+        match error {
+            EngineError::Ended => {}
+            EngineError::Guest(e @ (GuestError::Hung { .. } | GuestError::Protocol { .. })) => {
+                self.session.event(Event::GuestHung(e.to_string()))
+            }
+            // The death of the process is told by itself, after its last events.
+            EngineError::Guest(GuestError::Gone { .. }) => {}
+            other => {
+                tracing::warn!(machine = %self.session.vm, error = %other, "protection cannot go on");
+                self.session.event(Event::LinkDown(other.to_string()));
+            }
+        }
+    }
+
+    fn measure_from_now(&self) {
+        let mut measured = self.session.measured();
+        measured.began = Some(Instant::now());
+        let mut status = self.session.status_mut();
+        status.disk_sync = None;
+        status.memory_sync = None;
+    }
+
+    /// Epoch after epoch, until `done` says so or the end is told.
+    pub(super) fn epochs(
+        &mut self,
+        done: &mut dyn FnMut(&mut Self) -> Result<bool, EngineError>,
+    ) -> Result<(), EngineError> {
+        let mut last = Instant::now() - self.pace.interval;
+        let mut written = 0;
+        loop {
+            self.look()?;
+            self.check()?;
+            if done(self)? {
+                return Ok(());
+            }
+            let now = Instant::now();
+            let committed = self.session.machine().committed().max(TRIAL);
+            let waits = self.session.output.get().is_some_and(|o| o.wish() > Wish::None);
+            let (takes, begins) = {
+                let machine = self.session.machine();
+                (
+                    machine.takes_epochs(),
+                    matches!(machine.phase(), Phase::Synchronising | Phase::First),
+                )
+            };
+            let waits = waits || begins;
+            match self.pace.due(last, self.epoch - committed, waits, written) {
+                Some(due) if takes && due <= now => {
+                    last = now;
+                    self.take()?;
+                    written = 0;
+                }
+                due => {
+                    let wait = due.map_or(LOOK, |t| t.saturating_duration_since(now)).min(LOOK);
+                    self.sleep(wait)?;
+                    if !waits && self.tracker.is_some() && last.elapsed() >= self.pace.interval {
+                        written = self.tracker()?.peek()?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes one epoch. The pause ends with this call; sending does not.
+    fn take(&mut self) -> Result<(), EngineError> {
+        let begin = Instant::now();
+        let running = self.qemu.suspend()?.stopped_by_us;
+        let taken = self.capture(begin, running);
+        // Whatever failed: the guest goes on, what it sends stays held.
+        self.qemu.resume()?;
+        let pause = begin.elapsed();
+        let (devices, pages) = taken?;
+        self.session.outbound.end(self.epoch, devices)?;
+        let mut measured = self.session.measured();
+        measured.pause.add_time(pause);
+        measured.pages.add(pages);
+        measured.paused += pause;
+        drop(measured);
+        self.session.status_mut().epoch = self.epoch;
+        Ok(())
+    }
+
+    fn capture(&mut self, begin: Instant, running: bool) -> Result<(Vec<u8>, u64), EngineError> {
+        self.epoch += 1;
+        let epoch = self.epoch;
+        if let Some(output) = self.session.output.get() {
+            output.boundary(epoch)?;
+        }
+        self.session.outbound.begin(epoch)?;
+        self.session.measured().under_way.push_back((epoch, begin));
+        self.collect()?;
+        let memory = self.memory.clone().ok_or_else(no_memory)?;
+        self.qemu.begin_device_state()?;
+        let copying = self
+            .session
+            .outbound
+            .start_copy(epoch, &self.runs, memory, Mode::Checkpoint)?;
+        let mut devices = Vec::new();
+        let state = self.qemu.device_state(&mut devices);
+        copying.wait()?;
+        state?;
+        let state = EpochState { running, devices };
+        Ok((super::super::messages::encode(&state)?, self.pages()))
+    }
+
+    /// Pages of the last epoch.
+    pub(super) fn pages(&self) -> u64 {
+        self.runs.iter().map(|r| u64::from(r.count)).sum()
+    }
+
+    /// The pages written since the last time. The guest stands still.
+    pub(super) fn collect(&mut self) -> Result<(), EngineError> {
+        self.runs.clear();
+        let tracker = self.tracker.as_mut().ok_or_else(no_memory)?;
+        tracker.take(&mut self.runs)?;
+        Ok(())
+    }
+
+    pub(super) fn tracker(&mut self) -> Result<&mut Box<dyn Tracker>, EngineError> {
+        self.tracker.as_mut().ok_or_else(no_memory)
+    }
+
+    /// What the guest did by itself.
+    pub(super) fn look(&mut self) -> Result<(), EngineError> {
+        for event in self.qemu.events()? {
+            match event {
+                GuestEvent::Shutdown { .. } => self.session.event(Event::GuestShutDown),
+                GuestEvent::MirrorFailed { job, reason } => {
+                    return Err(EngineError::Other(format!("the mirror {job} failed: {reason}")));
+                }
+                GuestEvent::DevicesChanged => {
+                    return Err(EngineError::Other(
+                        "a device was added or removed: the standby's machine has other devices now; protect it again".into(),
+                    ));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits at most so long, less when something changes.
+    pub(super) fn sleep(&mut self, wait: Duration) -> Result<(), EngineError> {
+        match self.wakes.recv_timeout(wait) {
+            Ok(wake) => self.woken(wake),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes what woke it, without waiting.
+    pub(super) fn check(&mut self) -> Result<(), EngineError> {
+        while let Ok(wake) = self.wakes.try_recv() {
+            self.woken(wake)?;
+        }
+        Ok(())
+    }
+
+    fn woken(&mut self, wake: Wake) -> Result<(), EngineError> {
+        match wake {
+            Wake::Changed => return Ok(()),
+            Wake::Died => {
+                // Its last words come first: a guest that shut down is not resurrected.
+                let _ = self.look();
+                self.session.event(Event::GuestDied);
+                return Ok(());
+            }
+            Wake::Free(outcome) => self.end = Some(End::Free(outcome)),
+            Wake::Over(why) => self.end = Some(End::Over(why)),
+        }
+        Err(EngineError::Ended)
+    }
+
+    fn wait_end(&mut self) -> End {
+        loop {
+            if let Some(end) = self.end.take() {
+                return end;
+            }
+            if self.session.has_ended() && !self.session.guest.is_alive() {
+                // Died, and told: nothing else will come.
+                let _ = self.check();
+                return self
+                    .end
+                    .take()
+                    .unwrap_or_else(|| End::Over("its QEMU died here".into()));
+            }
+            let _ = self.look();
+            let _ = self.sleep(LOOK);
+        }
+    }
+
+    /// Takes off what was added: output first flows in order, then the filters go.
+    fn finish(mut self, end: End) {
+        let session = self.session.clone();
+        if let End::Free(outcome) = &end {
+            tracing::info!(machine = %session.vm, ?outcome, "the machine goes on unprotected");
+            if let Err(error) = self.take_off() {
+                tracing::error!(machine = %session.vm, %error, "what was added for protection cannot be taken off; protecting it again tries once more");
+            }
+        }
+        self.tracker = None;
+        self.server = None;
+        let _ = std::fs::remove_dir_all(&self.run);
+        session.closed(&end);
+    }
+
+    fn take_off(&mut self) -> Result<(), EngineError> {
+        if let Some(output) = self.session.output.get() {
+            output.open_gate();
+            let until = Instant::now() + DRAIN;
+            while output.held().frames > 0 && Instant::now() < until && self.session.guest.is_alive() {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        }
+        if !self.session.guest.is_alive() {
+            return Ok(());
+        }
+        for job in &self.mirrors {
+            self.qemu.stop_mirror(job)?;
+        }
+        if self.session.output.get().is_some() {
+            for nic in &self.nics {
+                self.qemu.free_output(nic)?;
+            }
+        }
+        self.qemu.clean_up(Leftover::Freed)?;
+        Ok(())
+    }
+}
+
+pub(super) fn no_memory() -> EngineError {
+    EngineError::Other("the guest's memory is not tracked".into())
+}
