@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
@@ -78,22 +79,37 @@ pub struct Daemon {
     host: Host,
     config: PathBuf,
     state: PathBuf,
+    admin: SocketAddr,
 }
 
 impl Daemon {
     /// Starts it, and waits until its admin listener answers. State directory and configuration are its own; what the
     /// configuration says of `[admin]` must be [`admin_table`].
     pub fn start(host: &Host, config: &Path, state: &Path, log: &Path) -> Result<Self> {
+        Self::start_as(host, config, state, log, &["run"], ADMIN_PORT)
+    }
+
+    /// The same for another command than `run`, as in `hub`, and another port of the admin listener ([`admin_table_at`]).
+    pub fn start_as(
+        host: &Host,
+        config: &Path,
+        state: &Path,
+        log: &Path,
+        words: &[&str],
+        admin_port: u16,
+    ) -> Result<Self> {
         let program = binary()?.to_str().context("the binary's path is no text")?;
         let config_text = config.to_str().context("the configuration's path is no text")?;
-        let process = Process::start(host, program, &["-c", config_text, "run"], log)?;
+        let words = [&["-c", config_text], words].concat();
+        let process = Process::start(host, program, &words, log)?;
+        let admin = host.local(admin_port);
         let mut own = Self {
             process,
             host: host.clone(),
             config: config.into(),
             state: state.into(),
+            admin,
         };
-        let admin = host.local(ADMIN_PORT);
         let at = own.host.clone();
         own.process
             .wait_until(wait::SOON, "its admin listener to answer", |_| {
@@ -104,7 +120,7 @@ impl Daemon {
 
     /// Waits until it says that it can do its job: a gateway is connected, a hub listens.
     pub fn wait_ready(&mut self, limit: Duration) -> Result<()> {
-        let (host, admin) = (self.host.clone(), self.host.local(ADMIN_PORT));
+        let (host, admin) = (self.host.clone(), self.admin);
         self.process
             .wait_until(limit, "/readyz to say that it is ready", |_| {
                 web::fetch(&host, admin, "/readyz").is_ok_and(|(status, _)| status == 200)
@@ -140,7 +156,7 @@ impl Daemon {
 
     /// Its metrics.
     pub fn metrics(&self) -> Result<Metrics> {
-        let (status, body) = web::fetch(&self.host, self.host.local(ADMIN_PORT), "/metrics")?;
+        let (status, body) = web::fetch(&self.host, self.admin, "/metrics")?;
         ensure!(status == 200, "/metrics: {status} {body}");
         Ok(Metrics(body))
     }
@@ -154,9 +170,14 @@ impl Daemon {
 
 /// The part of every configuration that this module needs.
 pub fn admin_table(host: &Host) -> String {
+    admin_table_at(host, ADMIN_PORT)
+}
+
+/// The same with another port, for a second process on a host.
+pub fn admin_table_at(host: &Host, port: u16) -> String {
     format!(
         "[log]\nlevel = \"debug\"\n\n[admin]\nlisten = \"{}\"\n\n",
-        host.local(ADMIN_PORT)
+        host.local(port)
     )
 }
 

@@ -9,6 +9,7 @@ pub mod capture;
 pub mod curl;
 pub mod gate;
 pub mod hawser;
+pub mod hosts;
 pub mod kv;
 pub mod load;
 pub mod memory;

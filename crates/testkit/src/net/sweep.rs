@@ -23,9 +23,11 @@ pub(crate) fn once() {
                 remove(&name);
             }
         }
-        for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
-            if is_stale(&entry.file_name().to_string_lossy()) {
-                let _ = fs::remove_dir_all(entry.path());
+        for place in [std::env::temp_dir(), "/run".into()] {
+            for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+                if is_stale(&entry.file_name().to_string_lossy()) {
+                    let _ = fs::remove_dir_all(entry.path());
+                }
             }
         }
     });
