@@ -1,5 +1,6 @@
-//! Administration of a running process, read-only: metrics and health on a loopback address, and status as JSON on a socket
-//! in each state directory, which only the user who runs it may open.
+//! Administration of a running process: metrics and health on a loopback address, and status as JSON on a socket in each state
+//! directory, which only the user who runs it may open. What a host is told to do with its machines comes by that socket too;
+//! everything else that changes goes through the store.
 
 use std::{
     convert::Infallible,
@@ -11,7 +12,8 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use http_body_util::{BodyExt as _, Empty, Full};
+use futures_util::future::BoxFuture;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
@@ -31,6 +33,8 @@ use crate::config::LoopbackAddress;
 
 /// The socket's name in a state directory.
 pub(crate) const SOCKET: &str = "admin.sock";
+/// Longest body of a POST in bytes.
+const MAX_BODY: usize = 64 * 1024;
 /// Most administration requests served at once.
 const MAX_CONNECTIONS: usize = 32;
 /// How long a client may take over its request's head, and a daemon over its answer.
@@ -46,6 +50,10 @@ pub(crate) trait Source: Send + Sync {
     fn services(&self) -> Value;
     /// Whether it can do its job now, or why not.
     fn ready(&self) -> Result<(), String>;
+    /// Does what it is told, by the path and body of a POST; the answer, or why not. Without a meaning for the path: none.
+    fn act(&self, _path: &str, _body: Value) -> Option<BoxFuture<'static, Result<Value, String>>> {
+        None
+    }
 }
 
 /// All that the loopback listener tells.
@@ -71,7 +79,14 @@ pub(crate) async fn serve_health(listen: LoopbackAddress, health: Arc<Health>) -
                 Ok((stream, _)) => {
                     let health = health.clone();
                     tokio::spawn(async move {
-                        connection(stream, move |path| health.answer(path)).await;
+                        connection(stream, move |request| {
+                            let answer = match *request.method() {
+                                Method::GET | Method::HEAD => health.answer(request.uri().path()),
+                                _ => Answer::only_tells(),
+                            };
+                            std::future::ready(answer)
+                        })
+                        .await;
                         drop(permit);
                     });
                 }
@@ -115,12 +130,7 @@ pub(crate) async fn serve_status(state: &Path, source: Arc<dyn Source>) -> anyho
                 Ok((stream, _)) => {
                     let source = source.clone();
                     tokio::spawn(async move {
-                        connection(stream, move |path| match path {
-                            "/status" => json(&source.status()),
-                            "/services" => json(&source.services()),
-                            _ => Answer::not_found("there are /status and /services"),
-                        })
-                        .await;
+                        connection(stream, move |request| answer(source.clone(), request)).await;
                         drop(permit);
                     });
                 }
@@ -136,6 +146,27 @@ pub(crate) async fn serve_status(state: &Path, source: Arc<dyn Source>) -> anyho
 
 /// Asks the process that runs on a state directory. None when there is none.
 pub(crate) async fn ask(state: &Path, path: &str) -> anyhow::Result<Option<Value>> {
+    let request = Request::get(path).header("host", "admin").body(Full::default())?;
+    exchange(state, request, PATIENCE).await
+}
+
+/// Tells the process that runs on a state directory to do something; its refusal is an error. None when there is none.
+pub(crate) async fn tell(
+    state: &Path,
+    path: &str,
+    body: &impl serde::Serialize,
+    patience: Duration,
+) -> anyhow::Result<Option<Value>> {
+    let body = Full::new(Bytes::from(serde_json::to_vec(body)?));
+    let request = Request::post(path).header("host", "admin").body(body)?;
+    exchange(state, request, patience).await
+}
+
+async fn exchange(
+    state: &Path,
+    request: Request<Full<Bytes>>,
+    patience: Duration,
+) -> anyhow::Result<Option<Value>> {
     let socket = state.join(SOCKET);
     let stream = match UnixStream::connect(&socket).await {
         Ok(s) => s,
@@ -159,27 +190,25 @@ pub(crate) async fn ask(state: &Path, path: &str) -> anyhow::Result<Option<Value
     let exchange = async {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
-        let request = Request::get(path)
-            .header("host", "admin")
-            .body(Empty::<Bytes>::new())?;
-        let body = sender
-            .send_request(request)
-            .await?
-            .into_body()
-            .collect()
-            .await?
-            .to_bytes();
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
         connection.abort();
-        anyhow::Ok(serde_json::from_slice(&body)?)
+        anyhow::Ok((status, body))
     };
-    match tokio::time::timeout(PATIENCE, exchange).await {
-        Ok(answer) => answer
-            .map(Some)
-            .with_context(|| format!("{} gave no answer", socket.display())),
+    let gave_none = || format!("{} gave no answer", socket.display());
+    match tokio::time::timeout(patience, exchange).await {
+        Ok(answer) => {
+            let (status, body) = answer.with_context(gave_none)?;
+            if status == StatusCode::CONFLICT {
+                bail!("{}", String::from_utf8_lossy(&body).trim_end());
+            }
+            serde_json::from_slice(&body).map(Some).with_context(gave_none)
+        }
         Err(_) => bail!(
             "{} gave no answer in {} s; its process hangs",
             socket.display(),
-            PATIENCE.as_secs()
+            patience.as_secs()
         ),
     }
 }
@@ -260,6 +289,10 @@ impl Answer {
         }
     }
 
+    fn only_tells() -> Self {
+        Self::text(StatusCode::METHOD_NOT_ALLOWED, "this only tells: GET and HEAD\n")
+    }
+
     fn not_found(advice: &str) -> Self {
         Self::text(StatusCode::NOT_FOUND, format!("not here; {advice}\n"))
     }
@@ -273,22 +306,50 @@ fn json(value: &Value) -> Answer {
     }
 }
 
-async fn connection<S>(stream: S, answer: impl Fn(&str) -> Answer)
+/// What a source says on its socket.
+async fn answer(source: Arc<dyn Source>, request: Request<Incoming>) -> Answer {
+    let path = request.uri().path().to_owned();
+    match (request.method(), path.as_str()) {
+        (&Method::GET | &Method::HEAD, "/status") => json(&source.status()),
+        (&Method::GET | &Method::HEAD, "/services") => json(&source.services()),
+        (&Method::GET | &Method::HEAD, _) => Answer::not_found("there are /status and /services"),
+        (&Method::POST, _) => act(&*source, &path, request).await,
+        _ => Answer::only_tells(),
+    }
+}
+
+async fn act(source: &dyn Source, path: &str, request: Request<Incoming>) -> Answer {
+    let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
+        return Answer::text(StatusCode::BAD_REQUEST, "the body is cut off, or too long\n");
+    };
+    let Ok(body) = serde_json::from_slice(&body.to_bytes()) else {
+        return Answer::text(StatusCode::BAD_REQUEST, "the body is no JSON\n");
+    };
+    match source.act(path, body) {
+        None => Answer::only_tells(),
+        Some(done) => match done.await {
+            Ok(value) => json(&value),
+            Err(why) => Answer::text(StatusCode::CONFLICT, why),
+        },
+    }
+}
+
+async fn connection<S, F>(stream: S, answer: impl Fn(Request<Incoming>) -> F)
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Answer>,
 {
     let service = service_fn(|request: Request<Incoming>| {
-        let answer = if matches!(*request.method(), Method::GET | Method::HEAD) {
-            answer(request.uri().path())
-        } else {
-            Answer::text(StatusCode::METHOD_NOT_ALLOWED, "this only tells: GET and HEAD\n")
-        };
-        let mut response = Response::new(Full::new(Bytes::from(answer.body)));
-        *response.status_mut() = answer.status;
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static(answer.kind));
-        std::future::ready(Ok::<_, Infallible>(response))
+        let answer = answer(request);
+        async move {
+            let answer = answer.await;
+            let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+            *response.status_mut() = answer.status;
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static(answer.kind));
+            Ok::<_, Infallible>(response)
+        }
     });
     // A client that goes away in the middle of its answer is its own affair.
     let _ = hyper::server::conn::http1::Builder::new()

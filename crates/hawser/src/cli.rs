@@ -87,6 +87,31 @@ Examples:
     },
     /// Runs the [gateway] table of the configuration and nothing else of it.
     Gateway,
+    /// Runs the [host] table of the configuration and nothing else of it: the agent of a hypervisor host.
+    #[command(after_help = "\
+The agent needs root, or these capabilities: SYS_PTRACE (machines of other users), SYS_ADMIN (their memory), NET_ADMIN (taps),
+SYS_NICE (heartbeats in time).
+
+Signals:
+  TERM, INT  end the protection of every machine that runs here, which runs on; a second one stops at once, and leaves
+             protected machines mute until an agent runs here again
+
+Examples:
+  hawser host
+  hawser host -c ./host-a.toml")]
+    Host,
+    /// Keeps a running machine alive on another host, and shows how that goes.
+    #[command(
+        subcommand,
+        after_help = "\
+These talk to the agent on this machine (`hawser host`).
+
+Examples:
+  hawser protect start vm1 --to host-b
+  hawser protect status --watch
+  hawser protect stop vm1"
+    )]
+    Protect(ProtectCommand),
     /// Makes and shows this gateway's domain, its peers, and revokes its identities.
     #[command(
         subcommand,
@@ -362,6 +387,93 @@ Example:
         #[command(flatten)]
         state: GatewayState,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProtectCommand {
+    /// Protects a machine that runs here: shows what would be done, asks, and waits until it is protected.
+    #[command(after_help = "\
+The machine is found by its QMP socket: --qmp, else that of `hawser vm run`, else NAME.qmp in host.run. It runs on all the
+time. Whatever makes it unfit is said before anything is changed.
+
+Examples:
+  hawser protect start vm1 --to host-b
+  hawser protect start vm1 --to host-b --qmp /run/vm1.qmp --yes
+  hawser protect start vm1 --to host-b --plan --json")]
+    Start(StartArgs),
+    /// Shows this host's machines: roles, progress, epochs, pauses, what is held.
+    Status(StatusArgs),
+    /// Ends a machine's protection on the host where it runs; it runs on.
+    Stop {
+        /// The machine's name or UUID.
+        machine: String,
+        #[command(flatten)]
+        state: HostState,
+    },
+    /// Forces a fail-over, on either host: the machine ends where it runs and goes on at the standby.
+    Fail {
+        /// The machine's name or UUID.
+        machine: String,
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
+        #[command(flatten)]
+        state: HostState,
+    },
+    /// Settles what an agent that died left behind, by what the register says; a starting agent does so by itself.
+    Recover {
+        #[command(flatten)]
+        state: HostState,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// The machine's name, as shown from then on.
+    pub(crate) machine: String,
+    /// The host that stands by, by its name in the domain.
+    #[arg(long, value_name = "HOST")]
+    pub(crate) to: NodeName,
+    /// Where that host listens, as HOST:PORT; else as in host.peers, else by its name.
+    #[arg(long)]
+    pub(crate) address: Option<String>,
+    /// The machine's QMP socket.
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub(crate) qmp: Option<PathBuf>,
+    /// Only show what would be done.
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Return at once; `hawser protect status` tells how it goes.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Print JSON, for machines.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) state: HostState,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Only this machine, by name or UUID.
+    pub(crate) machine: Option<String>,
+    /// Draw it again and again, until Ctrl-C.
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) state: HostState,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HostState {
+    /// The host's state directory, if not the one in the configuration.
+    #[arg(long = "state", value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

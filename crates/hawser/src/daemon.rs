@@ -17,7 +17,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     admin::{self, Health, Served, Source},
     config::{Config, ConfigErrors},
-    failure, logs,
+    failure,
+    host::Host,
+    logs,
 };
 
 /// What this build calls itself towards the other side.
@@ -32,6 +34,8 @@ pub(crate) enum Which {
     Hub,
     /// `[gateway]` only.
     Gateway,
+    /// `[host]` only.
+    Host,
 }
 
 /// Runs until a signal ends it.
@@ -56,15 +60,17 @@ pub(crate) fn load(path: &Path, which: Which) -> Result<Config, ConfigErrors> {
     let mut errors = ConfigErrors::new(path);
     match which {
         Which::All => {}
-        Which::Hub => config.gateway = None,
-        Which::Gateway => config.hub = None,
+        Which::Hub => (config.gateway, config.host) = (None, None),
+        Which::Gateway => (config.hub, config.host) = (None, None),
+        Which::Host => (config.hub, config.gateway) = (None, None),
     }
     match which {
-        Which::All if config.hub.is_none() && config.gateway.is_none() => {
-            errors.add("has neither a [hub] nor a [gateway] table: nothing would run");
+        Which::All if config.hub.is_none() && config.gateway.is_none() && config.host.is_none() => {
+            errors.add("has neither a [hub] nor a [gateway] nor a [host] table: nothing would run");
         }
         Which::Hub if config.hub.is_none() => errors.add("has no [hub] table: nothing would run"),
         Which::Gateway if config.gateway.is_none() => errors.add("has no [gateway] table: nothing would run"),
+        Which::Host if config.host.is_none() => errors.add("has no [host] table: nothing would run"),
         _ => {}
     }
     if let Some(Err(e)) = config.hub.as_ref().map(|c| c.check()) {
@@ -73,10 +79,24 @@ pub(crate) fn load(path: &Path, which: Which) -> Result<Config, ConfigErrors> {
     if let Some(Err(e)) = config.gateway.as_ref().map(|c| c.check()) {
         e.to_string().lines().for_each(|l| errors.add(l));
     }
-    if let (Some(hub), Some(gateway)) = (&config.hub, &config.gateway)
-        && hub.state == gateway.state
-    {
-        errors.add("hub.state and gateway.state are the same directory: each needs its own");
+    if let Some(Err(e)) = config.host.as_ref().map(|c| c.check()) {
+        errors.add(e.to_string());
+    }
+    let states = [
+        ("hub", config.hub.as_ref().map(|c| &c.state)),
+        ("gateway", config.gateway.as_ref().map(|c| &c.state)),
+        ("host", config.host.as_ref().map(|c| &c.state)),
+    ];
+    for (i, (name, state)) in states.iter().enumerate() {
+        for (other, _) in states
+            .iter()
+            .skip(i + 1)
+            .filter(|(_, its)| state.is_some() && its == state)
+        {
+            errors.add(format!(
+                "{name}.state and {other}.state are the same directory: each needs its own"
+            ));
+        }
     }
     errors.none().map(|()| config)
 }
@@ -88,6 +108,7 @@ struct Daemon {
     log: logs::LogHandle,
     hub: Option<Arc<Hub>>,
     gateway: Option<Arc<Gateway>>,
+    host: Option<Host>,
     health: Arc<Health>,
     _status: Vec<Served>,
     listener: Option<Served>,
@@ -103,7 +124,8 @@ impl Daemon {
             .hub
             .iter()
             .map(|c| &c.state)
-            .chain(config.gateway.iter().map(|c| &c.state));
+            .chain(config.gateway.iter().map(|c| &c.state))
+            .chain(config.host.iter().map(|c| &c.state));
         for directory in directories {
             admin::refuse_second(directory).await?;
         }
@@ -128,6 +150,16 @@ impl Daemon {
             sources.push(source);
             gateway = Some(started);
         }
+        let mut host = None;
+        if let Some(c) = &config.host {
+            let started = Host::start(c, &mut registry)
+                .await
+                .context("the host's agent could not start")?;
+            let source: Arc<dyn Source> = Arc::new(started.source());
+            status.push(admin::serve_status(&c.state, source.clone()).await?);
+            sources.push(source);
+            host = Some(started);
+        }
         let health = Arc::new(Health {
             registry: Mutex::new(registry),
             sources,
@@ -145,6 +177,7 @@ impl Daemon {
             log,
             hub,
             gateway,
+            host,
             health,
             _status: status,
             listener,
@@ -176,6 +209,9 @@ impl Daemon {
         );
         tracing::info!("draining; a second signal stops at once");
         let drained = async {
+            if let Some(host) = &self.host {
+                host.drain().await;
+            }
             // The gateway goes first: what it still does may need the hub beside it.
             if let Some(gateway) = &self.gateway {
                 gateway.drain(for_gateway).await;
@@ -238,6 +274,9 @@ impl Daemon {
             .is_some_and(|(o, n)| o.state != n.state)
         {
             errors.add("hub.state changed: that needs a restart");
+        }
+        if old.host != new.host {
+            errors.add("the [host] table changed: that needs a restart");
         }
         if old
             .gateway

@@ -6,8 +6,8 @@ mod command;
 mod config;
 mod daemon;
 mod failure;
+mod host;
 mod logs;
-#[allow(dead_code, reason = "for the agent, whose command is to come")]
 mod register;
 mod show;
 mod table;

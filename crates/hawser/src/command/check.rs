@@ -21,6 +21,7 @@ pub(super) fn run(path: &Path, output: Output) -> anyhow::Result<()> {
             "errors": errors,
             "hub": loaded.as_ref().ok().and_then(|c| c.hub.as_ref()),
             "gateway": loaded.as_ref().ok().and_then(|c| c.gateway.as_ref()),
+            "host": loaded.as_ref().ok().and_then(|c| c.host.as_ref()),
         }))?;
     }
     let config = loaded?;
@@ -37,6 +38,11 @@ pub(super) fn run(path: &Path, output: Output) -> anyhow::Result<()> {
         for warning in plan.warnings() {
             part(format!("warning: {warning}"))?;
         }
+    }
+    if let Some(Ok(address)) = config.host.as_ref().map(|c| c.check()) {
+        part(format!(
+            "a hypervisor host that listens on {address} (TCP and UDP)"
+        ))?;
     }
     if let Some(listen) = config.admin.listen {
         part(format!("metrics and health on http://{}", listen.0))?;

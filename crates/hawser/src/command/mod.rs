@@ -7,6 +7,7 @@ mod domain;
 mod hub;
 mod join;
 mod man;
+mod protect;
 mod reference;
 mod services;
 mod state;
@@ -32,6 +33,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
             command: None | Some(HubCommand::Run),
         } => daemon::run(config, Which::Hub),
         Command::Gateway => daemon::run(config, Which::Gateway),
+        Command::Host => daemon::run(config, Which::Host),
+        Command::Protect(command) => small(protect::run(config, command)),
         Command::Hub {
             command: Some(command),
         } => small(hub::run(config, command)),

@@ -8,7 +8,7 @@ use hawser_protect::host::HostConfig;
 use hawser_store::Store;
 
 use crate::{
-    cli::{DEFAULT_CONFIG, GatewayState, HubState, JoinState},
+    cli::{DEFAULT_CONFIG, GatewayState, HostState, HubState, JoinState},
     config::Config,
 };
 
@@ -32,12 +32,15 @@ pub(super) fn joining(config: &Path, state: &JoinState, joins: Joins) -> anyhow:
     match (&state.directory, joins) {
         (Some(directory), _) => Ok(directory.clone()),
         (None, Joins::Gateway) => gateway(config, &GatewayState { directory: None }),
-        (None, Joins::Host) => host(config),
+        (None, Joins::Host) => host(config, &HostState { directory: None }),
     }
 }
 
 /// The directory in the configuration's `[host]` table, else the default one.
-fn host(config: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn host(config: &Path, state: &HostState) -> anyhow::Result<PathBuf> {
+    if let Some(directory) = &state.directory {
+        return Ok(directory.clone());
+    }
     match read(config)? {
         Some(Config { host: Some(h), .. }) => Ok(h.state),
         Some(_) => bail!(

@@ -7,7 +7,7 @@ use serde_json::Map;
 use super::state;
 use crate::{
     admin,
-    cli::{GatewayState, HubState, Output},
+    cli::{GatewayState, HostState, HubState, Output},
     failure::NothingRuns,
     show, terminal,
 };
@@ -46,9 +46,12 @@ pub(super) fn directories(config: &Path) -> anyhow::Result<Vec<(&'static str, Pa
     if read.as_ref().is_some_and(|c| c.hub.is_some()) {
         some.push(("hub", state::hub(config, &HubState { directory: None })?));
     }
+    if read.as_ref().is_some_and(|c| c.host.is_some()) {
+        some.push(("host", state::host(config, &HostState { directory: None })?));
+    }
     if read
         .as_ref()
-        .is_none_or(|c| c.gateway.is_some() || c.hub.is_none())
+        .is_none_or(|c| c.gateway.is_some() || (c.hub.is_none() && c.host.is_none()))
     {
         some.push((
             "gateway",

@@ -199,7 +199,7 @@ impl Agent {
             machines: Mutex::default(),
             plans: Mutex::default(),
         });
-        inner.recover().await;
+        tokio::spawn(inner.clone().settle());
         let around = Arc::new(inner.surroundings());
         let listening = tokio::spawn(async move {
             while let Some(channel) = listener.accept().await {
@@ -355,6 +355,18 @@ impl Inner {
 
     fn plans(&self) -> MutexGuard<'_, BTreeMap<VmId, (Instant, active::Offering)>> {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries to settle what is left behind until it is: the register may not be reachable yet.
+    async fn settle(self: Arc<Self>) {
+        while self
+            .recover()
+            .await
+            .iter()
+            .any(|line| line.contains(recover::UNSETTLED))
+        {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     async fn recover(&self) -> Vec<String> {

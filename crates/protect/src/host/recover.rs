@@ -17,6 +17,9 @@ use crate::{
 /// The file in a session's directory that names the machine's QMP socket.
 pub(super) const QMP: &str = "qmp-socket";
 
+/// In the line about a machine that could not be settled.
+pub(super) const UNSETTLED: &str = "not settled";
+
 /// Settles everything that is left of machines other than those that `known` tells of. What cannot be settled stays as it is.
 /// Returns a line about each machine.
 pub(super) async fn leftovers(
@@ -43,8 +46,8 @@ pub(super) async fn leftovers(
             }
             Ok(None) => {}
             Err(why) => {
-                tracing::error!(machine = %vm, %why, "what a former agent left behind is not settled; `hawser protect recover` tries again");
-                lines.push(format!("{vm}: not settled: {why}"));
+                tracing::warn!(machine = %vm, %why, "what a former agent left behind is not settled yet; it is tried again");
+                lines.push(format!("{vm}: {UNSETTLED}: {why}"));
             }
         }
     }
