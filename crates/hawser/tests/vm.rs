@@ -1,4 +1,5 @@
 //! `hawser vm run` with a real QEMU. No guest is needed: the firmware alone is a machine that runs.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 
