@@ -157,6 +157,8 @@ impl Engine {
                     written = 0;
                 }
                 due => {
+                    // Where no epoch is taken, one that is due is no reason to hurry.
+                    let due = due.filter(|_| takes);
                     let wait = due.map_or(LOOK, |t| t.saturating_duration_since(now)).min(LOOK);
                     self.sleep(wait)?;
                     if !waits && self.tracker.is_some() && last.elapsed() >= self.pace.interval {

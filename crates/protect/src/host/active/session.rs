@@ -27,6 +27,9 @@ use crate::{
     sys::Process,
 };
 
+/// How often silence and the guest's process are looked at, at least.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// What wakes the engine's thread.
 #[derive(Debug)]
 pub(super) enum Wake {
@@ -221,16 +224,12 @@ impl Session {
         let mut alive = true;
         let mut heard = None;
         loop {
-            let Some(tick) = self
-                .machine()
-                .next_tick()
-                .or_else(|| (!self.has_ended()).then(Instant::now))
-            else {
+            let Some(tick) = self.next_tick() else {
                 return;
             };
             let wait = tick
                 .saturating_duration_since(Instant::now())
-                .clamp(Duration::from_millis(1), Duration::from_millis(50));
+                .clamp(Duration::from_millis(1), LOOK);
             if let Some(last) = self.heart.get().and_then(Heart::last_heard)
                 && Some(last) > heard
             {
@@ -246,6 +245,15 @@ impl Session {
             if self.machine().next_tick().is_some_and(|t| t <= Instant::now()) {
                 self.event(Event::Tick);
             }
+        }
+    }
+
+    /// When to look again; none once it is over.
+    fn next_tick(&self) -> Option<Instant> {
+        let machine = self.machine();
+        match machine.phase() {
+            Phase::Ended => None,
+            _ => Some(machine.next_tick().unwrap_or_else(|| Instant::now() + LOOK)),
         }
     }
 
