@@ -16,6 +16,10 @@ impl Arbiter for HubRegister {
     fn change(&self, vm: VmId, from_term: u64, to: Award) -> BoxFuture<'_, Result<Record, ArbiterError>> {
         Box::pin(async move { understood_change(self.0.ask(Ask::Change { vm, from_term, to }).await) })
     }
+
+    fn identity(&self) -> String {
+        self.0.hub().map(|(_, pin)| pin.to_string()).unwrap_or_default()
+    }
 }
 
 /// Reading changes nothing, so that an answer that did not come leaves nothing in doubt.

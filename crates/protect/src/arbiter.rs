@@ -30,6 +30,9 @@ pub trait Arbiter: Send + Sync + 'static {
     /// The same change may be asked for again after [`ArbiterError::Unknown`] or [`ArbiterError::Unreachable`]: one that was
     /// made before, by this host, answers as made. Dropping the future leaves the outcome unknown.
     fn change(&self, vm: VmId, from_term: u64, to: Award) -> BoxFuture<'_, Result<Record, ArbiterError>>;
+
+    /// Which register this is, so that two hosts can tell whether they ask the same one. Empty while that is not known.
+    fn identity(&self) -> String;
 }
 
 /// Why the register gave no answer, or another one than hoped for.
@@ -170,6 +173,10 @@ impl Arbiter for MemoryHost {
                 Weather::QuestionsLost => unknown(),
             }
         })
+    }
+
+    fn identity(&self) -> String {
+        "memory".into()
     }
 }
 

@@ -100,6 +100,9 @@ pub struct Offer {
     /// All that preflight knows of the machine and its host (JSON text), for the standby to judge with its own.
     #[n(11)]
     pub facts: String,
+    /// Which register the active host asks, to be the standby's as well; empty when it does not know.
+    #[cbor(n(12), decode_with = "crate::line::decode")]
+    pub register: String,
 }
 
 /// A disk of an offered machine.

@@ -4,6 +4,11 @@
 
 use std::time::{Duration, Instant};
 
+/// Pauses of an idle guest take at most one part in so many of its time.
+const SHARE: u32 = 200;
+/// Bounds of [`Pace::longest`].
+const IDLE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
 /// Bounds and thresholds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
@@ -22,10 +27,15 @@ impl Pace {
     pub fn new(interval: Duration) -> Self {
         Self {
             interval,
-            longest: Duration::from_secs(1).max(interval),
+            longest: IDLE.0.max(interval),
             pages: 4096,
             in_flight: 2,
         }
+    }
+
+    /// An idle guest's clock is to lose little, however long a pause takes here: at most one part in [`SHARE`].
+    pub fn keep_clock(&mut self, pause: Duration) {
+        self.longest = (pause * SHARE).clamp(IDLE.0, IDLE.1).max(self.interval);
     }
 
     /// When the next epoch is due, given when the last began, how many epochs are not acknowledged, and what is known of the
@@ -58,5 +68,8 @@ mod tests {
             Some(last + Duration::from_millis(50))
         );
         assert_eq!(pace.due(last, 2, true, 4096), None, "back-pressure");
+        let mut slow = pace;
+        slow.keep_clock(Duration::from_millis(10));
+        assert_eq!(slow.longest, Duration::from_secs(2), "half a percent of its time");
     }
 }

@@ -19,6 +19,10 @@ pub struct HostConfig {
     /// Where other hosts listen, as `host-b = "10.0.0.2:8444"`: for hosts whose name the resolver does not know.
     #[schemars(with = "BTreeMap<String, String>")]
     pub peers: BTreeMap<NodeName, String>,
+    /// The hosts whose machines this host stands by for; all hosts of the domain unless given. They choose what QEMU is started
+    /// with here, and must be trusted as this host itself is.
+    #[schemars(with = "Vec<String>")]
+    pub accept: Vec<NodeName>,
     /// Where the disks of machines that this host stands by for are kept. Needs room for their full size.
     pub images: PathBuf,
     /// The bridge that the network cards of a machine are put on when it is taken over, if not one of the same name as on the
@@ -50,6 +54,7 @@ impl Default for HostConfig {
             register: None,
             listen: "0.0.0.0:8444".into(),
             peers: BTreeMap::new(),
+            accept: Vec::new(),
             images: "/var/lib/hawser/images".into(),
             bridge: None,
             run: "/run/hawser/host".into(),

@@ -33,7 +33,7 @@ use crate::{
     arbiter::Arbiter,
     epoch::{active::Event as ActiveEvent, standby::Event as StandbyEvent},
     guest::GuestError,
-    link::{Hearts, Listener, Rhythm},
+    link::{self, Hearts, Listener, Rhythm},
     vm::Finding,
 };
 use status::{HostStatus, MachineStatus};
@@ -142,6 +142,8 @@ struct Inner {
 enum Machine {
     Active(Arc<active::Session>),
     Standby(Arc<standby::Session>),
+    /// A session that is over, and holds nothing any more.
+    Past(Box<MachineStatus>),
 }
 
 impl Machine {
@@ -149,6 +151,14 @@ impl Machine {
         match self {
             Machine::Active(s) => s.status(),
             Machine::Standby(s) => s.status(),
+            Machine::Past(status) => (**status).clone(),
+        }
+    }
+
+    /// Lets go of a session that is over.
+    fn retire(&mut self) {
+        if self.has_ended() && !matches!(self, Machine::Past(_)) {
+            *self = Machine::Past(Box::new(self.status()));
         }
     }
 
@@ -156,6 +166,7 @@ impl Machine {
         match self {
             Machine::Active(s) => s.has_closed(),
             Machine::Standby(s) => s.has_ended(),
+            Machine::Past(_) => true,
         }
     }
 }
@@ -183,7 +194,7 @@ impl Agent {
             address,
             own.credentials.clone(),
             own.trust.clone(),
-            Box::new(|_| true),
+            allow(&config.accept),
         )
         .map_err(|e| failed(&e))?;
         let local = listener.local();
@@ -200,6 +211,7 @@ impl Agent {
             plans: Mutex::default(),
         });
         tokio::spawn(inner.clone().settle());
+        tokio::spawn(Inner::retire(Arc::downgrade(&inner)));
         let around = Arc::new(inner.surroundings());
         let listening = tokio::spawn(async move {
             while let Some(channel) = listener.accept().await {
@@ -273,6 +285,7 @@ impl Agent {
             Machine::Standby(_) => Err(HostError::State(format!(
                 "{machine} does not run here: stop its protection on the host where it runs"
             ))),
+            Machine::Past(_) => Err(HostError::State(format!("{machine} is not protected from here"))),
         }
     }
 
@@ -295,6 +308,7 @@ impl Agent {
                 let session = session.clone();
                 std::thread::spawn(move || session.event(StandbyEvent::TakeOver));
             }
+            Machine::Past(_) => return Err(HostError::State(format!("{machine} is not protected any more"))),
         }
         Ok(())
     }
@@ -369,6 +383,15 @@ impl Inner {
         }
     }
 
+    /// Lets go of sessions that are over, for as long as there is an agent.
+    async fn retire(inner: std::sync::Weak<Self>) {
+        while let Some(strong) = inner.upgrade() {
+            let over = move || strong.machines().values_mut().for_each(Machine::retire);
+            let _ = tokio::task::spawn_blocking(over).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
     async fn recover(&self) -> Vec<String> {
         let known = |vm| self.machines().contains_key(&vm);
         recover::leftovers(&self.config, &self.arbiter, &self.own.name(), known).await
@@ -396,25 +419,25 @@ impl Inner {
     }
 
     fn surroundings(self: &Arc<Self>) -> standby::Surroundings {
-        let inner = Arc::downgrade(self);
+        let (inner, begun) = (Arc::downgrade(self), Arc::downgrade(self));
         standby::Surroundings {
             config: self.config.clone(),
             own: self.own.clone(),
             arbiter: self.arbiter.clone(),
             hearts: self.hearts.clone(),
             runtime: Handle::current(),
-            admit: Box::new(move |session| {
-                let inner = inner.upgrade().ok_or("this host shuts down")?;
-                let mut machines = inner.machines();
-                if machines.get(&session.vm()).is_some_and(|m| !m.has_ended()) {
-                    return Err(
-                        "this host has to do with this machine already: see `hawser protect status` there"
-                            .into(),
-                    );
-                }
-                machines.insert(session.vm(), Machine::Standby(session));
-                Ok(())
+            knows: Box::new(move |vm| {
+                // Without an agent, nothing is taken on.
+                inner
+                    .upgrade()
+                    .is_none_or(|i| i.machines().get(&vm).is_some_and(|m| !m.has_ended()))
             }),
+            begun: Box::new(move |session| {
+                if let Some(inner) = begun.upgrade() {
+                    inner.machines().insert(session.vm(), Machine::Standby(session));
+                }
+            }),
+            preparing: Arc::default(),
         }
     }
 }
@@ -424,8 +447,15 @@ impl Machine {
         match self {
             Machine::Active(s) => Machine::Active(s.clone()),
             Machine::Standby(s) => Machine::Standby(s.clone()),
+            Machine::Past(s) => Machine::Past(s.clone()),
         }
     }
+}
+
+/// Whom the listener lets in.
+fn allow(accept: &[NodeName]) -> link::Allow {
+    let accept = accept.to_vec();
+    Box::new(move |peer| accept.is_empty() || accept.contains(&peer.name))
 }
 
 /// Heartbeats so often that five fit into the time after which silence counts.

@@ -84,6 +84,8 @@ pub struct MachineStatus {
     pub clock_loss: f64,
     /// After a fail-over: from the last sign of life of the old host until the machine ran here.
     pub outage: Option<u64>,
+    /// Where its QEMU answers, once it was taken over here.
+    pub qmp: Option<std::path::PathBuf>,
     /// How it came to be as it is, for people.
     pub message: String,
 }
@@ -112,6 +114,7 @@ impl MachineStatus {
             ring_waits: Waits::default(),
             clock_loss: 0.0,
             outage: None,
+            qmp: None,
             message: String::new(),
         }
     }

@@ -129,6 +129,9 @@ fn machine(m: &MachineStatus, text: &mut String) {
     if let Some(outage) = m.outage {
         line("outage", time(outage));
     }
+    if let Some(qmp) = &m.qmp {
+        line("QMP socket", qmp.display().to_string());
+    }
 }
 
 fn spread(s: &Spread) -> String {

@@ -22,7 +22,7 @@ use crate::{
     },
     guest::{Disk, Guest as _, GuestError, GuestEvent, Nic, Qemu},
     memory::{Layout, PageRun},
-    net::Wish,
+    net::{Output, Wish},
     pipe::Mode,
     sys::Memory,
     tracker::Tracker,
@@ -90,6 +90,7 @@ pub(super) enum EngineError {
 impl Engine {
     /// Runs until the machine is free or gone.
     pub(super) fn run(mut self) {
+        crate::urgent::this_thread();
         let done = self.synchronise().and_then(|()| {
             self.session.event(Event::Holding);
             self.measure_from_now();
@@ -141,7 +142,7 @@ impl Engine {
             }
             let now = Instant::now();
             let committed = self.session.machine().committed().max(TRIAL);
-            let waits = self.session.output.get().is_some_and(|o| o.wish() > Wish::None);
+            let wish = self.session.output.get().map_or(Wish::None, Output::wish);
             let (takes, begins) = {
                 let machine = self.session.machine();
                 (
@@ -149,9 +150,9 @@ impl Engine {
                     matches!(machine.phase(), Phase::Synchronising | Phase::First),
                 )
             };
-            let waits = waits || begins;
+            let waits = wish > Wish::None || begins;
             match self.pace.due(last, self.epoch - committed, waits, written) {
-                Some(due) if takes && due <= now => {
+                Some(due) if takes && (due <= now || wish >= Wish::Soon) => {
                     last = now;
                     self.take()?;
                     written = 0;
@@ -181,6 +182,9 @@ impl Engine {
         self.session.outbound.end(self.epoch, devices)?;
         let mut measured = self.session.measured();
         measured.pause.add_time(pause);
+        if let Some(spread) = measured.pause.spread() {
+            self.pace.keep_clock(Duration::from_micros(spread.p50));
+        }
         measured.pages.add(pages);
         measured.paused += pause;
         drop(measured);
@@ -235,6 +239,11 @@ impl Engine {
                 GuestEvent::Shutdown { .. } => self.session.event(Event::GuestShutDown),
                 GuestEvent::MirrorFailed { job, reason } => {
                     return Err(EngineError::Other(format!("the mirror {job} failed: {reason}")));
+                }
+                GuestEvent::Reset { .. } if self.tracker.is_some() && self.qemu.layout()? != self.layout => {
+                    return Err(EngineError::Other(
+                        "the guest rebooted, and its RAM blocks changed with that; protect it again".into(),
+                    ));
                 }
                 GuestEvent::DevicesChanged => {
                     return Err(EngineError::Other(
@@ -314,10 +323,7 @@ impl Engine {
     fn take_off(&mut self) -> Result<(), EngineError> {
         if let Some(output) = self.session.output.get() {
             output.open_gate();
-            let until = Instant::now() + DRAIN;
-            while output.held().frames > 0 && Instant::now() < until && self.session.guest.is_alive() {
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
+            self.drain_output();
         }
         if !self.session.guest.is_alive() {
             return Ok(());
@@ -325,13 +331,33 @@ impl Engine {
         for job in &self.mirrors {
             self.qemu.stop_mirror(job)?;
         }
-        if self.session.output.get().is_some() {
+        // Suspended, so that no frame overtakes those that still pass through here.
+        self.qemu.suspend()?;
+        let freed = self.free_output();
+        self.qemu.resume()?;
+        freed?;
+        Ok(self.qemu.clean_up(Leftover::Freed)?)
+    }
+
+    fn free_output(&mut self) -> Result<(), EngineError> {
+        if let Some(output) = self.session.output.get() {
+            self.epoch += 1;
+            output.boundary(self.epoch)?;
+            self.drain_output();
             for nic in &self.nics {
                 self.qemu.free_output(nic)?;
             }
         }
-        self.qemu.clean_up(Leftover::Freed)?;
         Ok(())
+    }
+
+    /// Waits, not for long, until nothing is held; the gate is open.
+    fn drain_output(&self) {
+        let until = Instant::now() + DRAIN;
+        let holds = || self.session.output.get().is_some_and(|o| o.held().frames > 0);
+        while holds() && Instant::now() < until && self.session.guest.is_alive() {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
     }
 }
 

@@ -108,9 +108,10 @@ pub(crate) async fn prepare(
     }
     let address = resolve(config, request).await?;
     let (config_, name, qmp) = (config.clone(), request.machine.clone(), request.qmp.clone());
-    let looked = tokio::task::spawn_blocking(move || look(&config_, &name, qmp))
+    let mut looked = tokio::task::spawn_blocking(move || look(&config_, &name, qmp))
         .await
         .map_err(|e| HostError::Failed(e.to_string()))??;
+    looked.offer.register = arbiter.identity();
     let term = claim(&**arbiter, looked.offer.machine, &own.name()).await?;
     let channel = link::dial(address, &peer_id, own.credentials.clone(), own.trust.clone())
         .await
@@ -233,6 +234,7 @@ fn look(config: &HostConfig, name: &str, qmp: Option<PathBuf>) -> Result<Looked,
             .chain(line.args.iter().cloned())
             .collect(),
         directory: line.directory.display().to_string(),
+        register: String::new(),
         facts: serde_json::to_string(&facts).map_err(|e| HostError::Failed(e.to_string()))?,
         disks: disks.iter().map(offered_disk).collect(),
         interfaces: nics.iter().map(offered_interface).collect(),

@@ -9,18 +9,23 @@ mod session;
 mod twin;
 
 use std::{
+    collections::BTreeSet,
     fs,
+    os::unix::net::UnixStream,
     path::Path,
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Instant,
 };
 
-use hawser_proto::protection::{EpochState, Offer, OfferedBlock, ToActive, ToStandby};
+use hawser_proto::{
+    arbiter::VmId,
+    protection::{EpochState, Offer, OfferedBlock, ToActive, ToStandby},
+};
 use tokio::runtime::Handle;
 
 pub(crate) use session::Session;
-use session::{Parts, Pending, Waiting};
+use session::{Made, Parts, Pending, Waiting};
 
 use super::{HostConfig, Identity, messages, taps::Tap};
 use crate::{
@@ -43,8 +48,42 @@ pub(super) struct Surroundings {
     pub(super) arbiter: Arc<dyn Arbiter>,
     pub(super) hearts: Arc<Hearts>,
     pub(super) runtime: Handle,
-    /// Told of each session that begins; refuses one for a machine that this host has to do with already.
-    pub(super) admit: Box<dyn Fn(Arc<Session>) -> Result<(), String> + Send + Sync>,
+    /// Whether this host has to do with a machine already.
+    pub(super) knows: Box<dyn Fn(VmId) -> bool + Send + Sync>,
+    /// Told of each session that begins.
+    pub(super) begun: Box<dyn Fn(Arc<Session>) + Send + Sync>,
+    /// Machines whose twins are being made ready.
+    pub(super) preparing: Arc<Mutex<BTreeSet<VmId>>>,
+}
+
+/// The right to prepare a machine's twin, which one session has at a time.
+struct Reserved(Arc<Mutex<BTreeSet<VmId>>>, VmId);
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.1);
+    }
+}
+
+impl Surroundings {
+    fn reserve(&self, vm: VmId) -> Result<Reserved, String> {
+        let new = self
+            .preparing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(vm);
+        let reserved = Reserved(self.preparing.clone(), vm);
+        if !new {
+            // The other session's reservation stays.
+            std::mem::forget(reserved);
+        } else if !(self.knows)(vm) {
+            return Ok(reserved);
+        }
+        Err("this host has to do with this machine already: see `hawser protect status` there".into())
+    }
 }
 
 /// Serves a channel that another host opened, until it ends. Blocks.
@@ -70,6 +109,13 @@ pub(super) fn serve(around: &Surroundings, channel: Channel) {
         Ok(agreed) => agreed,
         Err(why) => {
             tracing::info!(host = %peer, %why, "an offered machine was not taken");
+            let _ = messages::write(&mut writer, &ToActive::Refused(why));
+            return;
+        }
+    };
+    let _reserved = match around.reserve(offer.machine) {
+        Ok(reserved) => reserved,
+        Err(why) => {
             let _ = messages::write(&mut writer, &ToActive::Refused(why));
             return;
         }
@@ -105,12 +151,7 @@ pub(super) fn serve(around: &Surroundings, channel: Channel) {
         },
         waiting,
     );
-    if let Err(why) = (around.admit)(session.clone()) {
-        let _ = session.send(&ToActive::Refused(why.clone()));
-        rehearsal.twin.kill();
-        session.event(Event::Failed(why));
-        return;
-    }
+    (around.begun)(session.clone());
     let beat = around.hearts.begin(
         heart,
         HeartPeer::Behind(address.ip()),
@@ -139,6 +180,13 @@ fn agree(
         return Err("the other host did not begin with an offer".into());
     };
     plan::check(&offer)?;
+    let register = around.arbiter.identity();
+    if !register.is_empty() && !offer.register.is_empty() && register != offer.register {
+        return Err(format!(
+            "the two hosts ask different registers ({} there, {register} here): name the same hub with host.register on both",
+            offer.register
+        ));
+    }
     let places = Places::new(&around.config, &offer);
     let derived = plan::derive(&offer, &places, false)?;
     let plan = plan::plan(&around.own.name(), &derived);
@@ -175,15 +223,25 @@ fn prepare(
 ) -> Result<(Rehearsal, Waiting, Arc<Disks>), String> {
     let places = Places::new(&around.config, offer);
     for directory in [&places.twin, &places.rehearsal] {
+        if UnixStream::connect(Places::qmp(directory)).is_ok() {
+            return Err(format!(
+                "a QEMU of this machine is alive on the standby (its QMP socket is in {}): end it, or protect the machine from there",
+                directory.display()
+            ));
+        }
         let _ = fs::remove_dir_all(directory);
         make(directory)?;
     }
     make(&around.config.images)?;
-    let disks = Disks::open(offer, &places, &around.config.images).map_err(|e| e.to_string())?;
     let mut waiting = Waiting {
-        replicas: places.replicas.iter().flatten().cloned().collect(),
+        made: Made {
+            replicas: places.replicas.iter().flatten().cloned().collect(),
+            directory: Some(around.config.run.join(offer.machine.to_string())),
+        },
         ..Waiting::default()
     };
+    waiting.made.start_anew();
+    let disks = Disks::open(offer, &places, &around.config.images).map_err(|e| e.to_string())?;
     let mut taps = Vec::new();
     for (twin, rehearsal, bridge) in &places.taps {
         waiting

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -47,6 +48,10 @@ pub(crate) struct Session {
     runtime: Handle,
     machine: Mutex<Standby>,
     status: Mutex<MachineStatus>,
+    /// The twin's QMP socket.
+    qmp: Option<PathBuf>,
+    /// What the active host was last told of [`Disks::waiting`].
+    told: Mutex<u64>,
     /// Whole epochs whose pages are not in the twin's memory yet, oldest first.
     pending: Mutex<VecDeque<Pending>>,
     ended: Mutex<bool>,
@@ -66,8 +71,39 @@ pub(super) struct Waiting {
     pub(super) taps: Vec<Tap>,
     /// What the last applied epoch said beside memory.
     pub(super) state: Option<EpochState>,
-    /// Files that go when nothing comes of the session.
-    pub(super) replicas: Vec<std::path::PathBuf>,
+    pub(super) made: Made,
+}
+
+/// Files that go when nothing comes of the session.
+#[derive(Default)]
+pub(super) struct Made {
+    pub(super) replicas: Vec<PathBuf>,
+    /// Sockets and logs.
+    pub(super) directory: Option<PathBuf>,
+}
+
+impl Made {
+    /// What a former session left is of no use.
+    pub(super) fn start_anew(&self) {
+        for replica in &self.replicas {
+            let _ = std::fs::remove_file(replica);
+        }
+    }
+
+    /// A machine runs on them.
+    fn keep(&mut self) {
+        self.replicas.clear();
+        self.directory = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        self.start_anew();
+        if let Some(directory) = &self.directory {
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
 }
 
 /// What a session is made of.
@@ -89,6 +125,11 @@ impl Session {
         let mut status = MachineStatus::new(parts.name, parts.vm, Role::Standby);
         status.peer = Some(parts.peer);
         status.phase = "synchronising".into();
+        let qmp = waiting
+            .made
+            .directory
+            .as_ref()
+            .map(|d| d.join("twin").join("qmp"));
         Arc::new(Self {
             vm: parts.vm,
             machine_type: parts.machine_type,
@@ -101,6 +142,8 @@ impl Session {
             runtime: parts.runtime,
             machine: Mutex::new(parts.machine),
             status: Mutex::new(status),
+            qmp,
+            told: Mutex::default(),
             pending: Mutex::default(),
             ended: Mutex::new(false),
         })
@@ -209,6 +252,10 @@ impl Session {
             Command::Acknowledge(epoch) => {
                 // An error here is the connection's end, which its reader tells.
                 let _ = self.send(&ToActive::Acknowledged(epoch));
+                let waiting = self.disks.waiting();
+                if std::mem::replace(&mut *lock(&self.told), waiting) != waiting {
+                    let _ = self.send(&ToActive::Buffered(waiting));
+                }
             }
             Command::Load => {
                 self.aborter.abort();
@@ -311,6 +358,7 @@ impl Session {
         let mut waiting = lock(&self.waiting);
         let running = waiting.state.as_ref().is_none_or(|s| s.running);
         waiting.taps.iter_mut().for_each(Tap::keep);
+        waiting.made.keep();
         let Some(twin) = waiting.twin.as_mut() else {
             return;
         };
@@ -329,6 +377,7 @@ impl Session {
                 status.phase = "running".into();
                 status.outage = outage.map(|o| o.as_micros() as u64);
                 status.message = format!("taken over: {why}");
+                status.qmp = self.qmp.clone();
             }
             Err(error) => {
                 tracing::error!(machine = %self.vm, %error, "the machine belongs here and cannot be continued");
@@ -346,11 +395,7 @@ impl Session {
             twin.kill();
         }
         waiting.taps.clear();
-        for replica in waiting.replicas.drain(..) {
-            if let Err(error) = std::fs::remove_file(&replica) {
-                tracing::warn!(replica = %replica.display(), %error, "a replica cannot be removed");
-            }
-        }
+        waiting.made = Made::default();
         lock(&self.pending).clear();
         let mut status = lock(&self.status);
         status.role = Role::Gone;
