@@ -1,14 +1,22 @@
 //! The agent of a hypervisor host, wired to its identity, to the hub's register and to the administration socket.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 use hawser_gateway::{Node, NodeSettings};
-use hawser_protect::host::{Agent, HostConfig, Identity, Request};
+use hawser_protect::host::{
+    Agent, HostConfig, Identity, Request, Spread,
+    status::{MachineStatus, Role},
+};
 use hawser_proto::arbiter::VmId;
 use hawser_session::carrier::{Direct, Ways};
-use prometheus_client::registry::Registry;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -48,10 +56,11 @@ impl Host {
             trust: node.trust(),
         };
         let arbiter = Arc::new(HubRegister(node.register()));
-        let agent = Agent::start(config.clone(), identity, arbiter).await?;
+        let agent = Arc::new(Agent::start(config.clone(), identity, arbiter).await?);
+        registry.register_collector(Box::new(Figures(agent.clone())));
         Ok(Self {
             node: Arc::new(node),
-            agent: Arc::new(agent),
+            agent,
         })
     }
 
@@ -146,4 +155,56 @@ impl Act {
 
 fn read<T: for<'a> Deserialize<'a>>(body: Value) -> Result<T, String> {
     serde_json::from_value(body).map_err(|e| format!("what was asked for is not understood: {e}"))
+}
+
+/// The agent's machines as metrics, read when they are asked for.
+struct Figures(Arc<Agent>);
+
+impl fmt::Debug for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Figures")
+    }
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let machines = self.0.status().machines;
+        let seconds = |us: u64| us as f64 / 1e6;
+        let spread = |s: &Option<Spread>| s.map_or(0.0, |s| seconds(s.p99));
+        let mut gauge = |name: &str, help: &str, value: &dyn Fn(&MachineStatus) -> f64| {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for machine in &machines {
+                let labels = [("machine", machine.name.as_str())];
+                ConstGauge::new(value(machine)).encode(family.encode_family(&labels)?)?;
+            }
+            fmt::Result::Ok(())
+        };
+        let is = |held: bool| f64::from(u8::from(held));
+        gauge("host_machine_protected", "Whether the machine runs here, protected", &|m| {
+            is(m.role == Role::Active && m.phase == "protected")
+        })?;
+        gauge("host_machine_standing_by", "Whether the machine waits here with a whole epoch", &|m| {
+            is(m.role == Role::Standby && m.committed > 0)
+        })?;
+        gauge("host_pause_p99_seconds", "Time that the machine stands still for an epoch", &|m| spread(&m.pause))?;
+        gauge("host_commit_p99_seconds", "Time until the standby holds an epoch", &|m| {
+            spread(&m.commit_latency)
+        })?;
+        gauge("host_lag_seconds", "Age of the last epoch that the standby holds", &|m| {
+            seconds(m.lag.unwrap_or_default())
+        })?;
+        gauge("host_output_held_bytes", "Network output that waits for its epoch", &|m| m.held.bytes as f64)?;
+        gauge("host_disk_buffer_bytes", "Disk writes that wait on the standby", &|m| m.disk_buffer as f64)?;
+        let mut counter = |name: &str, help: &str, value: &dyn Fn(&MachineStatus) -> u64| {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for machine in &machines {
+                let labels = [("machine", machine.name.as_str())];
+                ConstCounter::new(value(machine)).encode(family.encode_family(&labels)?)?;
+            }
+            fmt::Result::Ok(())
+        };
+        counter("host_epochs_committed", "Epochs that both hosts held", &|m| m.committed)?;
+        counter("host_output_dropped_frames", "Frames dropped because too many waited", &|m| m.dropped)?;
+        counter("host_ring_waits", "Waits of copying for room in the ring", &|m| m.ring_waits.count)
+    }
 }
