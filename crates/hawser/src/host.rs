@@ -180,21 +180,41 @@ impl Collector for Figures {
             fmt::Result::Ok(())
         };
         let is = |held: bool| f64::from(u8::from(held));
-        gauge("host_machine_protected", "Whether the machine runs here, protected", &|m| {
-            is(m.role == Role::Active && m.phase == "protected")
-        })?;
-        gauge("host_machine_standing_by", "Whether the machine waits here with a whole epoch", &|m| {
-            is(m.role == Role::Standby && m.committed > 0)
-        })?;
-        gauge("host_pause_p99_seconds", "Time that the machine stands still for an epoch", &|m| spread(&m.pause))?;
-        gauge("host_commit_p99_seconds", "Time until the standby holds an epoch", &|m| {
-            spread(&m.commit_latency)
-        })?;
-        gauge("host_lag_seconds", "Age of the last epoch that the standby holds", &|m| {
-            seconds(m.lag.unwrap_or_default())
-        })?;
-        gauge("host_output_held_bytes", "Network output that waits for its epoch", &|m| m.held.bytes as f64)?;
-        gauge("host_disk_buffer_bytes", "Disk writes that wait on the standby", &|m| m.disk_buffer as f64)?;
+        gauge(
+            "host_machine_protected",
+            "Whether the machine runs here, protected",
+            &|m| is(m.role == Role::Active && m.phase == "protected"),
+        )?;
+        gauge(
+            "host_machine_standing_by",
+            "Whether the machine waits here with a whole epoch",
+            &|m| is(m.role == Role::Standby && m.committed > 0),
+        )?;
+        gauge(
+            "host_pause_p99_seconds",
+            "Time that the machine stands still for an epoch",
+            &|m| spread(&m.pause),
+        )?;
+        gauge(
+            "host_commit_p99_seconds",
+            "Time until the standby holds an epoch",
+            &|m| spread(&m.commit_latency),
+        )?;
+        gauge(
+            "host_lag_seconds",
+            "Age of the last epoch that the standby holds",
+            &|m| seconds(m.lag.unwrap_or_default()),
+        )?;
+        gauge(
+            "host_output_held_bytes",
+            "Network output that waits for its epoch",
+            &|m| m.held.bytes as f64,
+        )?;
+        gauge(
+            "host_disk_buffer_bytes",
+            "Disk writes that wait on the standby",
+            &|m| m.disk_buffer as f64,
+        )?;
         let mut counter = |name: &str, help: &str, value: &dyn Fn(&MachineStatus) -> u64| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for machine in &machines {
@@ -203,8 +223,16 @@ impl Collector for Figures {
             }
             fmt::Result::Ok(())
         };
-        counter("host_epochs_committed", "Epochs that both hosts held", &|m| m.committed)?;
-        counter("host_output_dropped_frames", "Frames dropped because too many waited", &|m| m.dropped)?;
-        counter("host_ring_waits", "Waits of copying for room in the ring", &|m| m.ring_waits.count)
+        counter("host_epochs_committed", "Epochs that both hosts held", &|m| {
+            m.committed
+        })?;
+        counter(
+            "host_output_dropped_frames",
+            "Frames dropped because too many waited",
+            &|m| m.dropped,
+        )?;
+        counter("host_ring_waits", "Waits of copying for room in the ring", &|m| {
+            m.ring_waits.count
+        })
     }
 }

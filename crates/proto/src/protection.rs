@@ -59,6 +59,9 @@ pub enum ToActive {
     /// So many bytes of disk writes wait on the standby.
     #[n(5)]
     Buffered(#[n(0)] u64),
+    /// The user forces a fail-over on the standby: the machine is to end on the active host.
+    #[n(6)]
+    FailOver,
 }
 
 /// A machine as its host offers it.

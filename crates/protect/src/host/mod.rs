@@ -31,7 +31,7 @@ pub use stats::{Progress, Spread};
 
 use crate::{
     arbiter::Arbiter,
-    epoch::{active::Event as ActiveEvent, standby::Event as StandbyEvent},
+    epoch::active::Event as ActiveEvent,
     guest::GuestError,
     link::{self, Hearts, Listener, Rhythm},
     vm::Finding,
@@ -174,11 +174,16 @@ impl Machine {
 impl Agent {
     /// Starts to listen for other hosts, and settles what a former agent left behind.
     pub async fn start(
-        config: HostConfig,
+        mut config: HostConfig,
         own: Identity,
         arbiter: Arc<dyn Arbiter>,
     ) -> Result<Self, HostError> {
         let address = config.check()?;
+        // The QEMUs that are started here have a working directory of their own.
+        for path in [&mut config.images, &mut config.run] {
+            *path = std::path::absolute(&*path)
+                .map_err(|e| HostError::State(format!("{}: {e}", path.display())))?;
+        }
         let failed = |e: &dyn std::fmt::Display| HostError::Failed(e.to_string());
         if own.credentials.load().id().role != Role::Host {
             return Err(HostError::State(
@@ -186,7 +191,7 @@ impl Agent {
             ));
         }
         std::fs::create_dir_all(&config.run)
-            .and_then(|()| std::fs::set_permissions(&config.run, std::fs::Permissions::from_mode(0o700)))
+            .and_then(|()| std::fs::set_permissions(&config.run, std::fs::Permissions::from_mode(0o711)))
             .map_err(|e| {
                 HostError::State(format!("host.run: {} cannot be made: {e}", config.run.display()))
             })?;
@@ -305,8 +310,7 @@ impl Agent {
                 if session.has_ended() {
                     return Err(HostError::State(format!("{machine} does not wait here")));
                 }
-                let session = session.clone();
-                std::thread::spawn(move || session.event(StandbyEvent::TakeOver));
+                std::thread::spawn(move || session.fail_over());
             }
             Machine::Past(_) => return Err(HostError::State(format!("{machine} is not protected any more"))),
         }
@@ -383,10 +387,38 @@ impl Inner {
         }
     }
 
+    /// Ends sessions with hosts whose identity does not stand any more.
+    fn cut_strangers(&self) {
+        let trust = self.own.trust.load();
+        let machines: Vec<Machine> = self.machines().values().map(Machine::share).collect();
+        for machine in machines.iter().filter(|m| !m.has_ended()) {
+            let (Machine::Active(_) | Machine::Standby(_)) = machine else {
+                continue;
+            };
+            let proved = match machine {
+                Machine::Active(s) => s.proved(),
+                Machine::Standby(s) => s.proved(),
+                Machine::Past(_) => continue,
+            };
+            if trust.stands(proved) {
+                continue;
+            }
+            let why = format!("{} is revoked", proved.id);
+            match machine {
+                Machine::Active(s) => s.event(ActiveEvent::LinkDown(why)),
+                Machine::Standby(s) => s.cut(&why),
+                Machine::Past(_) => {}
+            }
+        }
+    }
+
     /// Lets go of sessions that are over, for as long as there is an agent.
     async fn retire(inner: std::sync::Weak<Self>) {
         while let Some(strong) = inner.upgrade() {
-            let over = move || strong.machines().values_mut().for_each(Machine::retire);
+            let over = move || {
+                strong.cut_strangers();
+                strong.machines().values_mut().for_each(Machine::retire);
+            };
             let _ = tokio::task::spawn_blocking(over).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }

@@ -68,19 +68,19 @@ async fn machine(
     }
     let record = arbiter.read(vm).await.map_err(|e| e.to_string())?;
     let alone = Award::Alone { host: own.clone() };
-    let mine = record.as_ref().is_some_and(|r| r.award == alone);
+    let mine = match &record {
+        Some(r) if matches!(&r.award, Award::Protected { active, .. } if active == own) => {
+            match arbiter.change(vm, r.term, alone).await {
+                Ok(_) => true,
+                Err(ArbiterError::Lost(_) | ArbiterError::Denied(_)) => false,
+                Err(e) => return Err(e.to_string()),
+            }
+        }
+        Some(r) => r.award == alone,
+        None => false,
+    };
     let mut done = None;
     if let Some(socket) = active {
-        let mine = match &record {
-            Some(r) if matches!(&r.award, Award::Protected { active, .. } if active == own) => {
-                match arbiter.change(vm, r.term, alone).await {
-                    Ok(_) => true,
-                    Err(ArbiterError::Lost(_) | ArbiterError::Denied(_)) => false,
-                    Err(e) => return Err(e.to_string()),
-                }
-            }
-            _ => mine,
-        };
         done = settle_active(config, Path::new(socket.trim()), mine)?;
         let _ = fs::remove_dir_all(directory.join("active"));
     }

@@ -32,6 +32,8 @@ use crate::{
 pub(super) const TRIAL: u64 = 1;
 /// How often the guest's events are looked at, and its written pages counted, between epochs.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long a process whose memory or monitor is gone may take to be gone itself.
+const DYING: Duration = Duration::from_millis(300);
 /// Longest wait for what waits in QEMU's sockets when protection ends.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -103,15 +105,18 @@ impl Engine {
         self.finish(end);
     }
 
-    /// An error ends the session; how the machine goes on is for the state machine to say.
+    /// An error ends the session; how the machine goes on is for the state machine to say. What fails on a guest that dies is told
+    /// as its death, after its last events.
     fn failed(&mut self, error: EngineError) {
         match error {
             EngineError::Ended => {}
-            EngineError::Guest(e @ (GuestError::Hung { .. } | GuestError::Protocol { .. })) => {
-                self.session.event(Event::GuestHung(e.to_string()))
+            _ if self.session.guest.dies_within(DYING).unwrap_or(false) => {
+                let _ = self.look();
+                self.session.event(Event::GuestDied);
             }
-            // The death of the process is told by itself, after its last events.
-            EngineError::Guest(GuestError::Gone { .. }) => {}
+            EngineError::Guest(e @ (GuestError::Hung { .. } | GuestError::Protocol { .. })) => {
+                self.session.event(Event::GuestHung(e.to_string()));
+            }
             other => {
                 tracing::warn!(machine = %self.session.vm, error = %other, "protection cannot go on");
                 self.session.event(Event::LinkDown(other.to_string()));

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hawser_identity::Proved;
 use hawser_proto::{
     NodeId, NodeName, Role,
     arbiter::{Award, SessionId, VmId},
@@ -64,6 +65,7 @@ pub(crate) struct Offering {
     address: SocketAddr,
     outbound: Outbound,
     aborter: link::Aborter,
+    proved: Proved,
     replies: mpsc::Receiver<ToActive>,
     router: Router,
     heart: Option<(HeartKeys, Life)>,
@@ -334,6 +336,7 @@ fn offer(
         address,
         outbound,
         aborter,
+        proved: channel.proved,
         replies,
         router,
         heart: Some((channel.heart, channel.life)),
@@ -352,6 +355,11 @@ fn route(reader: &mut Reader, waiting: &mpsc::Sender<ToActive>, router: &Router)
             Ok(ToActive::Buffered(bytes)) => {
                 if let Some(session) = router.session() {
                     session.status_mut().disk_buffer = bytes;
+                }
+            }
+            Ok(ToActive::FailOver) => {
+                if let Some(session) = router.session() {
+                    session.event(Event::FailOver);
                 }
             }
             Ok(ToActive::Refused(why)) => {
@@ -393,6 +401,7 @@ impl Offering {
                 guest: self.qemu.process().clone(),
                 outbound: self.outbound.clone(),
                 aborter: self.aborter.clone(),
+                proved: self.proved,
                 arbiter,
                 machine: Active::new(
                     own.name(),

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hawser_identity::Proved;
 use hawser_proto::{NodeName, arbiter::VmId, protection::ToStandby};
 use tokio::runtime::Handle;
 
@@ -50,6 +51,7 @@ pub(crate) struct Session {
     pub(super) guest: Process,
     pub(super) outbound: Outbound,
     pub(super) aborter: Aborter,
+    proved: Proved,
     pub(super) output: OnceLock<Output>,
     pub(super) heart: OnceLock<Heart>,
     pub(super) engine: mpsc::Sender<Wake>,
@@ -83,6 +85,7 @@ pub(super) struct Parts {
     pub(super) guest: Process,
     pub(super) outbound: Outbound,
     pub(super) aborter: Aborter,
+    pub(super) proved: Proved,
     pub(super) arbiter: Arc<dyn Arbiter>,
     pub(super) machine: Active,
 }
@@ -97,6 +100,7 @@ impl Session {
             guest: parts.guest,
             outbound: parts.outbound,
             aborter: parts.aborter,
+            proved: parts.proved,
             output: OnceLock::new(),
             heart: OnceLock::new(),
             engine,
@@ -171,6 +175,11 @@ impl Session {
         status
     }
 
+    /// What the standby's certificates proved.
+    pub(crate) fn proved(&self) -> &Proved {
+        &self.proved
+    }
+
     /// Whether protection is in force.
     pub(crate) fn is_protected(&self) -> bool {
         *self.machine().phase() == Phase::Protected
@@ -221,6 +230,7 @@ impl Session {
 
     /// Looks at the clock and at the guest's process until it is over.
     pub(super) fn watch(self: Arc<Self>) {
+        crate::urgent::this_thread();
         let mut alive = true;
         let mut heard = None;
         loop {
@@ -236,15 +246,20 @@ impl Session {
                 heard = Some(last);
                 self.event(Event::Heard);
             }
-            if alive && self.guest.dies_within(wait).unwrap_or(false) {
+            if !alive {
+                thread::sleep(wait);
+            } else if self.guest.dies_within(wait).unwrap_or(false) {
                 alive = false;
                 let _ = self.engine.send(Wake::Died);
-            } else if !alive {
-                thread::sleep(wait);
             }
-            if self.machine().next_tick().is_some_and(|t| t <= Instant::now()) {
+            let tick = self.machine().next_tick();
+            if tick.is_some_and(|t| t <= Instant::now()) {
                 self.event(Event::Tick);
             }
+        }
+        // The engine waits for the process's end, too.
+        if alive && self.guest.dies_within(Duration::ZERO).unwrap_or(false) {
+            let _ = self.engine.send(Wake::Died);
         }
     }
 

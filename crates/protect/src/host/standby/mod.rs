@@ -11,7 +11,7 @@ mod twin;
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::net::UnixStream,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -19,7 +19,8 @@ use std::{
 };
 
 use hawser_proto::{
-    arbiter::VmId,
+    NodeName,
+    arbiter::{Award, VmId},
     protection::{EpochState, Offer, OfferedBlock, ToActive, ToStandby},
 };
 use tokio::runtime::Handle;
@@ -96,6 +97,7 @@ pub(super) fn serve(around: &Surroundings, channel: Channel) {
         life,
         heart,
         address,
+        proved,
         ..
     } = channel;
     let mut inbound = Inbound::new(
@@ -113,7 +115,8 @@ pub(super) fn serve(around: &Surroundings, channel: Channel) {
             return;
         }
     };
-    let _reserved = match around.reserve(offer.machine) {
+    let theirs = around.runtime.block_on(theirs(around, offer.machine, &peer.name));
+    let _reserved = match theirs.and_then(|()| around.reserve(offer.machine)) {
         Ok(reserved) => reserved,
         Err(why) => {
             let _ = messages::write(&mut writer, &ToActive::Refused(why));
@@ -136,6 +139,7 @@ pub(super) fn serve(around: &Surroundings, channel: Channel) {
             name: offer.name.clone(),
             machine_type: offer.machine_type.clone(),
             peer: peer.name.clone(),
+            proved,
             disks: disks.clone(),
             writer,
             aborter,
@@ -197,6 +201,22 @@ fn agree(
     }
 }
 
+/// The register must say that the machine is the other host's: what is here of it may be overwritten then, and only then.
+async fn theirs(around: &Surroundings, machine: VmId, host: &NodeName) -> Result<(), String> {
+    let record = around
+        .arbiter
+        .read(machine)
+        .await
+        .map_err(|e| format!("on the standby: {e}"))?;
+    match record.map(|r| r.award) {
+        Some(Award::Alone { host: runs }) if runs == *host => Ok(()),
+        Some(award) => Err(format!(
+            "the register says {award}: the machine is not {host}'s to offer"
+        )),
+        None => Err("the register does not know the machine".into()),
+    }
+}
+
 /// The next message, before anything else may come.
 fn control(inbound: &mut Inbound) -> Result<ToStandby, String> {
     match inbound.next(&mut Nothing).map_err(|e| e.to_string())? {
@@ -233,6 +253,8 @@ fn prepare(
         make(directory)?;
     }
     make(&around.config.images)?;
+    fs::set_permissions(&around.config.images, fs::Permissions::from_mode(0o700))
+        .map_err(|e| format!("{} cannot be made private: {e}", around.config.images.display()))?;
     let mut waiting = Waiting {
         made: Made {
             replicas: places.replicas.iter().flatten().cloned().collect(),

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hawser_identity::Proved;
 use hawser_proto::{
     NodeName,
     arbiter::VmId,
@@ -35,6 +36,9 @@ use crate::{
 /// How often silence and the heartbeat's news are looked at, at most.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How long the active host may take to end the machine, when a fail-over is forced here.
+const FAIL_OVER: Duration = Duration::from_secs(1);
+
 /// A session on the standby.
 pub(crate) struct Session {
     pub(super) vm: VmId,
@@ -42,6 +46,7 @@ pub(crate) struct Session {
     pub(super) heart: OnceLock<Heart>,
     pub(super) disks: Arc<Disks>,
     pub(super) waiting: Mutex<Waiting>,
+    proved: Proved,
     writer: Mutex<Writer>,
     aborter: Aborter,
     arbiter: Arc<dyn Arbiter>,
@@ -112,6 +117,7 @@ pub(super) struct Parts {
     pub(super) name: String,
     pub(super) machine_type: String,
     pub(super) peer: NodeName,
+    pub(super) proved: Proved,
     pub(super) disks: Arc<Disks>,
     pub(super) writer: Writer,
     pub(super) aborter: Aborter,
@@ -136,6 +142,7 @@ impl Session {
             heart: OnceLock::new(),
             disks: parts.disks,
             waiting: Mutex::new(waiting),
+            proved: parts.proved,
             writer: Mutex::new(parts.writer),
             aborter: parts.aborter,
             arbiter: parts.arbiter,
@@ -191,6 +198,28 @@ impl Session {
     /// Whether it is over, or the machine runs here on its own.
     pub(crate) fn has_ended(&self) -> bool {
         *lock(&self.ended)
+    }
+
+    /// What the active host's certificates proved.
+    pub(crate) fn proved(&self) -> &Proved {
+        &self.proved
+    }
+
+    /// Ends the connection, which is not to be trusted any more.
+    pub(crate) fn cut(self: &Arc<Self>, why: &str) {
+        self.aborter.abort();
+        self.event(Event::LinkDown(why.into()));
+    }
+
+    /// The user forces a fail-over: the active host ends the machine first, if it can be told; it is taken over in any case.
+    pub(crate) fn fail_over(self: Arc<Self>) {
+        if self.send(&ToActive::FailOver).is_ok() {
+            let until = Instant::now() + FAIL_OVER;
+            while *self.machine().phase() == Phase::Receiving && Instant::now() < until {
+                thread::park_timeout(Duration::from_millis(5));
+            }
+        }
+        self.event(Event::TakeOver);
     }
 
     /// The machine.
