@@ -257,10 +257,6 @@ impl Session {
                 self.event(Event::Tick);
             }
         }
-        // The engine waits for the process's end, too.
-        if alive && self.guest.dies_within(Duration::ZERO).unwrap_or(false) {
-            let _ = self.engine.send(Wake::Died);
-        }
     }
 
     /// When to look again; none once it is over.

@@ -115,6 +115,15 @@ pub(super) fn serve(around: &Surroundings, channel: Channel) {
             return;
         }
     };
+    let detect = std::time::Duration::from_millis(offer.detect.into());
+    // Before anything that takes its time: the active host listens already.
+    let beat = around.hearts.begin(
+        heart,
+        HeartPeer::Behind(address.ip()),
+        life,
+        super::rhythm(detect),
+        Box::new(|_| {}),
+    );
     let theirs = around.runtime.block_on(theirs(around, offer.machine, &peer.name));
     let _reserved = match theirs.and_then(|()| around.reserve(offer.machine)) {
         Ok(reserved) => reserved,
@@ -132,7 +141,6 @@ pub(super) fn serve(around: &Surroundings, channel: Channel) {
         }
     };
     let (rehearsal, waiting, disks) = prepared;
-    let detect = std::time::Duration::from_millis(offer.detect.into());
     let session = Session::new(
         Parts {
             vm: offer.machine,
@@ -156,13 +164,6 @@ pub(super) fn serve(around: &Surroundings, channel: Channel) {
         waiting,
     );
     (around.begun)(session.clone());
-    let beat = around.hearts.begin(
-        heart,
-        HeartPeer::Behind(address.ip()),
-        life,
-        super::rhythm(detect),
-        Box::new(|_| {}),
-    );
     let _ = session.heart.set(beat);
     let watched = session.clone();
     let watch = thread::Builder::new().name("standby-watch".into());
