@@ -235,7 +235,7 @@ impl Session {
         let mut heard = None;
         loop {
             let Some(tick) = self.next_tick() else {
-                return;
+                break;
             };
             let wait = tick
                 .saturating_duration_since(Instant::now())
