@@ -10,7 +10,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## three networks, a hub and two gateways, and what they show (ONCE=1: show once, check every claim, clean up)
+demo: ## three networks with a hub and two gateways, two hosts with a protected machine, and what they show (ONCE=1: show once, check every claim, clean up)
 	@scripts/deps build demo
 	@scripts/demo
 

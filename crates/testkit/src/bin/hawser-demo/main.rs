@@ -3,6 +3,7 @@
 //! a `show` function of its own.
 
 mod claims;
+mod protect;
 mod tunnel;
 
 use std::{
@@ -35,11 +36,13 @@ fn run(once: bool) -> Result<bool> {
     let mut claims = Claims::new(stop.clone());
     // Ctrl-C in a terminal also ends a command that is being waited for: that failure is none.
     let tunnel = tunnel::show(&mut claims).or_else(|e| go_on(&stop).and(Err(e)))?;
+    let protection = protect::show(&mut claims).or_else(|e| go_on(&stop).and(Err(e)))?;
     claims.sum_up();
     if once {
         return Ok(claims.all_held());
     }
     tunnel.invite()?;
+    protection.iter().try_for_each(protect::Protection::invite)?;
     println!("\nIt runs until you press Ctrl-C.");
     while !stop.load(Ordering::Relaxed) {
         std::thread::park_timeout(Duration::from_millis(200));

@@ -357,7 +357,7 @@ impl Tunnel {
 }
 
 /// A script that runs a command on a host, to keep what is to be typed short.
-fn enter(dir: &Path, host: &Host, name: &str) -> Result<String> {
+pub(crate) fn enter(dir: &Path, host: &Host, name: &str) -> Result<String> {
     let Some(namespace) = host.namespace() else {
         return Ok(String::new());
     };
