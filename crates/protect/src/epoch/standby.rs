@@ -88,7 +88,7 @@ pub struct Standby {
     silence: Silence,
     link_down: bool,
     why: String,
-    /// The term in which the register says `Protected` for this session, once read.
+    /// The term in which the register says `Protected` for this session, once read; then that of the take-over.
     term: Option<u64>,
     asking: bool,
     ask_at: Option<Instant>,
@@ -120,6 +120,11 @@ impl Standby {
     /// The last epoch that is wholly here. 0: none.
     pub fn committed(&self) -> u64 {
         self.committed
+    }
+
+    /// The register's term, once asked for.
+    pub fn term(&self) -> Option<u64> {
+        self.term
     }
 
     /// Why it takes over, or ended.
@@ -243,6 +248,7 @@ impl Standby {
             Reply::Changed(record) | Reply::Is(Some(record)) | Reply::Lost(Some(record)) => {
                 if self.phase == Phase::Asking && record.award == self.award() {
                     self.phase = Phase::Running;
+                    self.term = Some(record.term);
                     out.push(Command::Run);
                 } else if self.is_ours(&record) {
                     self.term = Some(record.term);

@@ -436,6 +436,9 @@ impl Session {
         let mut status = lock(&self.status);
         status.committed = machine.committed();
         status.epoch = machine.committed();
+        if let Some(term) = machine.term() {
+            status.term = term;
+        }
         match machine.phase() {
             Phase::Receiving if machine.committed() > 0 => status.phase = "standing by".into(),
             Phase::Loading => status.phase = "loading".into(),
