@@ -38,11 +38,13 @@ pub(super) fn plan(plan: &Planned) -> String {
 
 /// One line that tells how far it is.
 pub(super) fn progress(m: &MachineStatus) -> String {
-    let what = m.disk_sync.as_ref().or(m.memory_sync.as_ref());
-    match what {
-        Some(p) if m.role == Role::Active && m.phase != "protected" => format!("{:<18} {}", m.phase, bar(p)),
-        _ => format!("{:<18} {}", m.phase, m.message),
-    }
+    let bar_of = match m.phase.as_str() {
+        "memory" => m.memory_sync.as_ref(),
+        "disks" => m.disk_sync.as_ref(),
+        _ => None,
+    };
+    let rest = bar_of.map_or_else(|| m.message.clone(), bar);
+    format!("{:<18} {rest}", m.phase).trim_end().to_owned()
 }
 
 /// How it ended, in a sentence.
