@@ -233,10 +233,7 @@ impl Session {
         crate::urgent::this_thread();
         let mut alive = true;
         let mut heard = None;
-        loop {
-            let Some(tick) = self.next_tick() else {
-                break;
-            };
+        while let Some(tick) = self.next_tick() {
             let wait = tick
                 .saturating_duration_since(Instant::now())
                 .clamp(Duration::from_millis(1), LOOK);
