@@ -322,6 +322,8 @@ impl Engine {
         self.tracker = None;
         self.server = None;
         let _ = std::fs::remove_dir_all(&self.run);
+        // The machine's own directory goes with the last session in it.
+        let _ = self.run.parent().map(std::fs::remove_dir);
         session.closed(&end);
     }
 
