@@ -95,7 +95,7 @@ impl Spec {
         Self {
             version: version.clone(),
             detect: Duration::from_millis(800),
-            qmp_timeout: Duration::from_secs(3),
+            qmp_timeout: Duration::from_secs(2),
             host_lines: String::new(),
             memory: 256,
             ram: Ram::Shared,
@@ -364,7 +364,8 @@ impl Hosts {
 
     /// Sends a signal to what runs on a host.
     pub fn signal(&self, side: Side, part: Part, signal: Signal) -> Result<()> {
-        let (agents, qemus) = (self.hypervisor(side).named("hawser")?, self.qemus(side)?);
+        let agents: Vec<_> = self.node(side).agent.iter().map(|a| a.process.id()).collect();
+        let qemus = self.qemus(side)?;
         let ids = match part {
             Part::Qemu => qemus,
             Part::Agent => agents,
