@@ -8,6 +8,7 @@ mod documents;
 mod endings;
 mod ground;
 mod lives;
+mod protect;
 mod refusals;
 mod renewal;
 mod revocation;

@@ -168,22 +168,25 @@ fn nothing_leaves_unacknowledged(scene: &Scene) {
     let hosts = &scene.hosts;
     hosts.freeze(Side::B, Part::Agent).unwrap();
     let mute = scene.wait_silent();
-    let _ = hosts.net.client.run("ip", &["neigh", "flush", "all"]);
-    let guest = Hypervisors::GUEST.to_string();
-    let ping = hosts
+    hosts
         .net
         .client
-        .output("ping", &["-c", "3", "-W", "1", &guest])
+        .run("ip", &["neigh", "flush", "dev", "eth0"])
         .unwrap();
-    assert!(
-        !ping.status.success(),
-        "{}",
-        String::from_utf8_lossy(&ping.stdout)
-    );
+    // The client asks for the guest's address first, then for a connection.
+    let connects = |within| {
+        hosts
+            .net
+            .client
+            .connects(Hypervisors::guest_kv(), within)
+            .unwrap()
+    };
+    assert!(!connects(Duration::from_secs(2)));
     assert_eq!(scene.frames(), mute);
     let held = hosts.status(Side::A).unwrap()["held"]["frames"].as_u64().unwrap();
     assert!(held > 0, "held: {held}");
     hosts.thaw(Side::B, Part::Agent).unwrap();
     scene.clients.wait_acknowledged(20, SLOW).unwrap();
+    assert!(connects(SLOW));
     assert!(scene.frames()[Side::A.name()] > mute[Side::A.name()]);
 }
