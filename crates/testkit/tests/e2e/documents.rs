@@ -11,6 +11,26 @@ use hawser_testkit::{
 
 #[test]
 fn the_readme_can_be_typed() {
+    type_in("join acme", "token hub acme", "", &["two entries", "three orders", "ledger.beta"]);
+}
+
+#[test]
+fn the_readmes_machine_survives() {
+    if !gate::root("the README's machine") {
+        return;
+    }
+    // What the example keeps under /run is in a file system of its own, which ends with the shell's mount namespace.
+    let before = "mount -t tmpfs none /run\n";
+    type_in(
+        "the machine",
+        "vm run",
+        before,
+        &["vm1 is protected: host-2 stands by", "taken over", "alone (host-2)"],
+    );
+}
+
+/// Runs the README's example that contains `contains`, after `before`, and looks for what it is to print.
+fn type_in(what: &str, contains: &str, before: &str, wanted: &[&str]) {
     // In a namespace, since its ports are fixed; its processes end with the namespace.
     if !gate::networks("the README's example") {
         return;
@@ -20,8 +40,9 @@ fn the_readme_can_be_typed() {
         .split("```sh\n")
         .skip(1)
         .filter_map(|b| b.split("```").next())
-        .find(|b| b.contains("join"));
-    let script = script.expect("the README has an example in ```sh that joins");
+        .find(|b| b.contains(contains));
+    let script = script.unwrap_or_else(|| panic!("the README has no example in ```sh for {what}"));
+    let script = format!("{before}{script}");
     let sites = Sites::build(&Plan {
         domains: &["acme"],
         gateways: 1,
@@ -35,7 +56,7 @@ fn the_readme_can_be_typed() {
     let mut shell = Process::start_with(
         &sites.hub,
         "bash",
-        &["-euo", "pipefail", "-c", script],
+        &["-euo", "pipefail", "-c", &script],
         &log,
         |c| {
             c.current_dir(dir.path()).env("PATH", path);
@@ -49,7 +70,7 @@ fn the_readme_can_be_typed() {
         "{}",
         tail(&said)
     );
-    for wanted in ["two entries", "three orders", "ledger.beta"] {
+    for wanted in wanted {
         assert!(said.contains(wanted), "{wanted} is not in\n{}", tail(&said));
     }
 }
