@@ -11,7 +11,12 @@ use hawser_testkit::{
 
 #[test]
 fn the_readme_can_be_typed() {
-    type_in("join acme", "token hub acme", "", &["two entries", "three orders", "ledger.beta"]);
+    type_in(
+        "join acme",
+        "token hub acme",
+        "",
+        &["two entries", "three orders", "ledger.beta"],
+    );
 }
 
 #[test]
@@ -25,7 +30,11 @@ fn the_readmes_machine_survives() {
         "the machine",
         "vm run",
         before,
-        &["vm1 is protected: host-2 stands by", "taken over", "alone (host-2)"],
+        &[
+            "vm1 is protected: host-2 stands by",
+            "taken over",
+            "alone (host-2)",
+        ],
     );
 }
 

@@ -156,7 +156,9 @@ impl Session {
             status.lag = measured.last_committed.map(|t| t.elapsed().as_micros() as u64);
         }
         if let Some(began) = measured.began {
-            status.clock_loss = measured.paused.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-3);
+            // Over some seconds at least: the first pauses alone tell nothing.
+            let elapsed = began.elapsed().max(Duration::from_secs(5));
+            status.clock_loss = measured.paused.as_secs_f64() / elapsed.as_secs_f64();
         }
         drop(measured);
         if let (Some(output), Role::Active) = (self.output.get(), status.role) {
