@@ -28,7 +28,7 @@ pub struct HostConfig {
     /// The bridge that the network cards of a machine are put on when it is taken over, if not one of the same name as on the
     /// host that it ran on.
     pub bridge: Option<String>,
-    /// Where the agent keeps its sockets; made with mode 0700 if it is missing, and emptied at boot.
+    /// Where the agent keeps its sockets and logs: a directory on a tmpfs, made with mode 0711 if it is missing.
     pub run: PathBuf,
     /// Silence of the other host after which it is taken for dead. Shorter means a shorter outage, and more false alarms.
     #[serde(with = "humantime_serde")]
