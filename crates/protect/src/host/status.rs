@@ -80,7 +80,7 @@ pub struct MachineStatus {
     pub disk_buffer: u64,
     /// Times and microseconds that the copying of pages waited for room in the ring.
     pub ring_waits: Waits,
-    /// Share of time that the machine stood still since protection began, which its clock loses: 0 to 1.
+    /// Share of the last ten seconds in which the machine stood still, which its clock loses: 0 to 1.
     pub clock_loss: f64,
     /// After a fail-over: from the last sign of life of the old host until the machine ran here.
     pub outage: Option<u64>,

@@ -186,12 +186,11 @@ impl Engine {
         let (devices, pages) = taken?;
         self.session.outbound.end(self.epoch, devices)?;
         let mut measured = self.session.measured();
-        measured.pause.add_time(pause);
+        measured.add_pause(Instant::now(), pause);
         if let Some(spread) = measured.pause.spread() {
             self.pace.keep_clock(Duration::from_micros(spread.p50));
         }
         measured.pages.add(pages);
-        measured.paused += pause;
         drop(measured);
         self.session.status_mut().epoch = self.epoch;
         Ok(())

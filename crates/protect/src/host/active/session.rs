@@ -31,6 +31,9 @@ use crate::{
 /// How often silence and the guest's process are looked at, at least.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// The loss of the guest's clock is that of so much time.
+const CLOCK: Duration = Duration::from_secs(10);
+
 /// What wakes the engine's thread.
 #[derive(Debug)]
 pub(super) enum Wake {
@@ -74,7 +77,37 @@ pub(super) struct Measured {
     /// When the last epoch that the standby has began.
     pub(super) last_committed: Option<Instant>,
     pub(super) began: Option<Instant>,
-    pub(super) paused: Duration,
+    /// The pauses of the last [`CLOCK`], with their times.
+    recent: VecDeque<(Instant, Duration)>,
+}
+
+impl Measured {
+    pub(super) fn add_pause(&mut self, now: Instant, pause: Duration) {
+        self.pause.add_time(pause);
+        self.recent.push_back((now, pause));
+        while self
+            .recent
+            .front()
+            .is_some_and(|(at, _)| now.duration_since(*at) > CLOCK)
+        {
+            self.recent.pop_front();
+        }
+    }
+
+    /// The share of the last [`CLOCK`] in which the machine stood still. Of a protection that just began, reckoned over half of that
+    /// at least: the first pauses alone tell nothing.
+    fn clock_loss(&self, now: Instant) -> f64 {
+        let Some(began) = self.began else {
+            return 0.0;
+        };
+        let lately = self
+            .recent
+            .iter()
+            .filter(|(at, _)| now.duration_since(*at) <= CLOCK);
+        let paused: Duration = lately.map(|(_, pause)| *pause).sum();
+        let over = now.duration_since(began).clamp(CLOCK / 2, CLOCK);
+        paused.as_secs_f64() / over.as_secs_f64()
+    }
 }
 
 /// What a session is made of.
@@ -155,11 +188,7 @@ impl Session {
         if status.role == Role::Active {
             status.lag = measured.last_committed.map(|t| t.elapsed().as_micros() as u64);
         }
-        if let Some(began) = measured.began {
-            // Over some seconds at least: the first pauses alone tell nothing.
-            let elapsed = began.elapsed().max(Duration::from_secs(5));
-            status.clock_loss = measured.paused.as_secs_f64() / elapsed.as_secs_f64();
-        }
+        status.clock_loss = measured.clock_loss(Instant::now());
         drop(measured);
         if let (Some(output), Role::Active) = (self.output.get(), status.role) {
             let held = output.held();
