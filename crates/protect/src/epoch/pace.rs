@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 /// Pauses of an idle guest take at most one part in so many of its time.
-const SHARE: u32 = 200;
+const SHARE: u32 = 400;
 /// Bounds of [`Pace::longest`].
 const IDLE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
@@ -70,6 +70,10 @@ mod tests {
         assert_eq!(pace.due(last, 2, true, 4096), None, "back-pressure");
         let mut slow = pace;
         slow.keep_clock(Duration::from_millis(10));
-        assert_eq!(slow.longest, Duration::from_secs(2), "half a percent of its time");
+        assert_eq!(
+            slow.longest,
+            Duration::from_secs(4),
+            "a quarter of a percent of its time"
+        );
     }
 }

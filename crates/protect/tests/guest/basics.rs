@@ -3,6 +3,7 @@
 use std::{
     os::unix::fs::FileExt,
     os::unix::net::UnixStream,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -233,6 +234,16 @@ fn the_end_of_a_guest_is_seen() {
     });
 }
 
+/// Whether the server at a socket has a client (proc_pid_net(5), `unix`: state 03).
+fn is_connected(socket: &Path) -> Result<bool> {
+    let table = std::fs::read_to_string("/proc/net/unix")?;
+    let socket = socket.to_string_lossy();
+    Ok(table
+        .lines()
+        .map(|l| l.split_whitespace().collect::<Vec<_>>())
+        .any(|f| f.get(5) == Some(&"03") && f.get(7).is_some_and(|name| *name == socket)))
+}
+
 #[test]
 fn a_qemu_that_hangs_is_told_within_the_time() {
     on_each(|version| {
@@ -251,6 +262,9 @@ fn a_qemu_that_hangs_is_told_within_the_time() {
         // The late reply is not taken for another's.
         wait::until(wait::SOON, "QEMU to be back", || Ok(qemu.run_state().ok()))?;
         drop(qemu);
+        wait::until(wait::SOON, "QEMU to notice that its client is gone", || {
+            Ok((!is_connected(&machine.qmp())?).then_some(()))
+        })?;
         machine.freeze()?;
         let error = Qemu::attach(&machine.qmp(), impatient()).unwrap_err();
         ensure!(matches!(error, GuestError::Hung { .. }), "{error}");

@@ -146,10 +146,13 @@ fn an_unprivileged_process_is_watched_also_where_the_kernel_writes() {
 #[test]
 fn it_is_as_before_afterwards_and_may_be_watched_again() {
     let mut it = Watched::start(0);
-    let descriptors = |it: &Watched| {
-        std::fs::read_dir(format!("/proc/{}/fd", it.process.pid()))
+    let descriptors = |it: &Watched| -> Vec<std::path::PathBuf> {
+        let mut open: Vec<_> = std::fs::read_dir(format!("/proc/{}/fd", it.process.pid()))
             .unwrap()
-            .count()
+            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+            .collect();
+        open.sort();
+        open
     };
     let (maps, open) = (it.maps(), descriptors(&it));
     for round in 0..20 {
@@ -226,8 +229,8 @@ fn watched() {
             mmap(ptr::null_mut(), length, rights, MapFlags::SHARED, &file, 0).unwrap(),
         )
     };
-    println!("places {} {}", anonymous as u64, shared as u64);
     let source = File::open("/dev/urandom").unwrap();
+    println!("places {} {}", anonymous as u64, shared as u64);
     for order in std::io::stdin().lines() {
         let order = order.unwrap();
         let (what, address) = order.split_once(' ').unwrap();
