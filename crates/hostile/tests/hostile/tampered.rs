@@ -62,7 +62,10 @@ fn an_end_forged_in_the_middle_is_seen_as_an_error() {
         let attack =
             w.attack(|hub| hub.put_in_the_middle(once(Way::Down, MIDDLE, move |_| vec![step.clone()])));
         downloads_break_off(&attack, what);
-        attack.acme_warned("broke");
+        if what == "FIN" {
+            // A reset is also how a session ends whose caller went away: that is told to the caller, not to the log.
+            attack.acme_warned("broke");
+        }
         attack.end();
     }
 }
@@ -133,7 +136,10 @@ fn bytes_altered_in_the_middle_never_reach_the_client() {
         eprintln!("{what}");
         let attack = w.attack(|hub| hub.put_in_the_middle(middle));
         downloads_break_off(&attack, what);
-        attack.acme_warned("broke");
+        if what == "FIN" {
+            // A reset is also how a session ends whose caller went away: that is told to the caller, not to the log.
+            attack.acme_warned("broke");
+        }
         attack.end();
     }
 }
