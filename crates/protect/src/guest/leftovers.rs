@@ -15,6 +15,8 @@ pub(super) const HOLD: &str = "hawser-hold-";
 pub(super) const RELEASE: &str = "hawser-release-";
 /// Begins the ids of mirror jobs.
 pub(super) const JOB: &str = "hawser-mirror-";
+/// Begins the names of the nodes by which mirrors see the guest's writes.
+pub(super) const FILTER: &str = "hawser-filter-";
 /// Begins the names of mirrors' targets.
 pub(super) const TARGET: &str = "hawser-target-";
 

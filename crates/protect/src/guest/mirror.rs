@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Guest,
     error::GuestError,
-    leftovers::{JOB, PREFIX, TARGET},
+    leftovers::{FILTER, JOB, PREFIX, TARGET},
     qemu::Qemu,
 };
 
@@ -91,7 +91,7 @@ impl Qemu {
         self.qmp.execute("blockdev-add", node)?;
         self.mirrors.push((job.clone(), target.clone()));
         let mirror = json!({
-            "job-id": job, "device": disk.node, "target": target, "filter-node-name": format!("{PREFIX}filter-{number}"),
+            "job-id": job, "device": disk.node, "target": target, "filter-node-name": format!("{FILTER}{number}"),
             "sync": "full", "copy-mode": "write-blocking", "on-target-error": "report", "on-source-error": "report",
         });
         if let Err(e) = self.qmp.execute("blockdev-mirror", mirror) {
@@ -202,7 +202,13 @@ impl Qemu {
 
     fn free_mirror(&mut self) -> Result<u32, GuestError> {
         let (jobs, nodes) = (self.jobs()?, self.nodes()?);
-        let taken = |n: u32| jobs.contains(&format!("{JOB}{n}")) || nodes.contains(&format!("{TARGET}{n}"));
+        // A job that fails while QEMU writes back its caches can leave its filter behind, out of use but with its name.
+        let taken = |n: u32| {
+            jobs.contains(&format!("{JOB}{n}"))
+                || [TARGET, FILTER]
+                    .iter()
+                    .any(|kind| nodes.contains(&format!("{kind}{n}")))
+        };
         Ok((0..).find(|n| !taken(*n)).unwrap_or_default())
     }
 

@@ -181,7 +181,7 @@ fn a_guest_goes_on_when_its_mirror_dies() {
         ensure!(rig.qemu.run_state()? == RunState::Running && rig.qemu.mirror_progress(&rig.job)?.is_none());
         ensure!(rig.qemu.suspend()?.stopped_by_us && rig.qemu.resume()?);
         rig.qemu.clean_up(Output::Kept)?;
-        ensure!(rig.qemu.leftovers()?.is_empty());
+        ensure!(rig.qemu.leftovers()?.is_empty(), "{:?}", rig.qemu.leftovers()?);
         Ok(())
     });
 }
@@ -209,7 +209,20 @@ fn a_mirror_that_falls_silent_is_cut_off() {
         rig.qemu.qmp().receive(hung, wait::SOON)?;
         rig.wait(|e| matches!(e, GuestEvent::MirrorFailed { .. }))?;
         rig.qemu.clean_up(Output::Kept)?;
-        ensure!(rig.qemu.leftovers()?.is_empty());
-        rig.server.thaw()
+        // QEMU itself may keep the failed job's node, of no effect, when it fails while caches are written back.
+        let mut left = rig.qemu.leftovers()?;
+        left.nodes.retain(|n| !n.starts_with("hawser-filter-"));
+        ensure!(
+            left.is_empty() && rig.qemu.disks()? == [rig.disk.clone()],
+            "{left:?}"
+        );
+        // The disk can be mirrored again.
+        rig.server.thaw()?;
+        let job = rig
+            .qemu
+            .start_mirror(&rig.disk.clone(), &rig.file("nbd"), "disk0")?;
+        rig.wait(|e| matches!(e, GuestEvent::MirrorReady { job: j } if *j == job))?;
+        ensure!(rig.equal()?);
+        Ok(())
     });
 }
