@@ -446,7 +446,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 }
 
 async fn arrive(shared: &Arc<Shared>, tcp: TcpStream) -> Result<()> {
-    match shared.server.accept(tcp).await? {
+    match shared.server.accept(tcp, &()).await? {
         Arrival::Control {
             proved,
             sender,
@@ -467,7 +467,7 @@ async fn arrive(shared: &Arc<Shared>, tcp: TcpStream) -> Result<()> {
             }
             Ok(())
         }
-        Arrival::Admit { .. } | Arrival::Pair { .. } => bail!("a joiner came: not this hub's business"),
+        other => bail!("{other:?} came: not this hub's business"),
     }
 }
 

@@ -117,6 +117,7 @@ impl Pair {
             issuer: false,
             draining: false,
             joins: Vec::new(),
+            publishes: Vec::new(),
         };
         out.send(&register(vec![service])).await.unwrap();
         let (own, trust) = (self.b.own.clone(), self.trust.clone());

@@ -217,6 +217,7 @@ impl Control {
                 issuer,
                 draining,
                 joins,
+                publishes: _,
             } => {
                 self.register(Registered {
                     services,

@@ -2,9 +2,9 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hawser_proto::hop::JoinHello;
+use hawser_proto::{Fault, broker::mailbox::FromMailbox, hop::JoinHello};
 use hawser_session::{
-    hop::{Arrival, HopError},
+    hop::{Arrival, ControlSender, HANDSHAKE_TIMEOUT, HopError},
     socket,
 };
 use tokio::{
@@ -68,7 +68,7 @@ async fn arrive(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, place: Pl
     let limit = shared.limits.load().handshake;
     let arrival = tokio::select! {
         () = shared.stop.cancelled() => return,
-        arrival = timeout(limit, shared.hop.accept(tcp)) => arrival,
+        arrival = timeout(limit, shared.hop.accept(tcp, &())) => arrival,
     };
     let arrival = match arrival {
         Ok(Ok(arrival)) => arrival,
@@ -96,6 +96,13 @@ async fn arrive(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, place: Pl
             let party = Party::new(proved);
             tokio::spawn(control::run(shared, party, software.into(), sender, receiver));
         }
+        Arrival::Mailbox { proved, sender, .. } => {
+            shared.metrics.handshake("mailbox");
+            tracing::debug!(%from, id = %proved.id, "a mailbox connection, and there is no mailbox");
+            no_mailbox(sender).await;
+        }
+        // No names are known here, so that nobody is let in by one.
+        Arrival::Device(_) | Arrival::Visitor(_) => {}
         Arrival::Session { proved, ticket, half } => {
             shared.metrics.handshake("session");
             let sessions = shared.sessions.clone();
@@ -130,6 +137,24 @@ async fn arrive(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, place: Pl
     }
 }
 
+/// Tells a gateway that there is no mailbox here.
+async fn no_mailbox(mut sender: ControlSender<FromMailbox>) {
+    let fault = Fault::new(
+        hawser_proto::Place::Hub,
+        404,
+        "no-mailbox",
+        "this hub has no mailbox",
+        "ask its operator for a [hub.mailbox] table, or use a hub that has one",
+    );
+    if timeout(HANDSHAKE_TIMEOUT, sender.send(&FromMailbox::Refused(fault)))
+        .await
+        .is_ok_and(|sent| sent.is_ok())
+    {
+        // It may have gone already.
+        let _ = timeout(HANDSHAKE_TIMEOUT, sender.close()).await;
+    }
+}
+
 fn turn_away(shared: &Shared, tcp: &TcpStream, full: Full) {
     // A reset costs no state here and tells the peer at once.
     socket::reset_on_close(tcp);
@@ -159,6 +184,7 @@ fn word(error: &HopError) -> &'static str {
         HopError::Timeout { .. } => "timeout",
         HopError::Tls { .. } | HopError::Identity { .. } => "tls-failed",
         HopError::Frame(_) | HopError::Protocol { .. } => "malformed",
+        HopError::UnknownName(_) => "unknown-name",
         _ => "broken",
     }
 }

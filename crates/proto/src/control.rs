@@ -5,13 +5,15 @@
 use minicbor::{Decode, Encode};
 
 use crate::{
-    DomainName, Fault, NodeId, NodeName, ServiceId, ServiceName, UnixTime,
+    DomainName, Fault, HostName, NodeId, NodeName, ServiceId, ServiceName, UnixTime,
     arbiter::{Answer, Ask},
     hop::Ticket,
 };
 
 /// Most services a gateway may register.
 pub const MAX_SERVICES: usize = 1024;
+/// Most names that a gateway may publish.
+pub const MAX_PUBLISHED: usize = 64;
 /// Longest description of a service in bytes.
 pub const MAX_DESCRIPTION: usize = 256;
 /// How often either side sends a [`ToHub::Ping`] or [`ToGateway::Ping`] on an idle control connection.
@@ -117,6 +119,10 @@ pub enum ToHub {
         /// Join tokens outstanding at this gateway.
         #[n(3)]
         joins: Vec<JoinOffer>,
+        /// Host names under which this gateway is reached from outside, at most [`MAX_PUBLISHED`]; answered by
+        /// [`ToGateway::Publishing`].
+        #[cbor(n(4), default)]
+        publishes: Vec<HostName>,
     },
     /// Asks for a data session; answered by [`ToGateway::Granted`] or [`ToGateway::Refused`] with the same id.
     #[n(1)]
@@ -233,4 +239,29 @@ pub enum ToGateway {
         #[n(1)]
         answer: Answer,
     },
+    /// Somebody outside asks for a name that this gateway publishes: dial in with this ticket as the accepting side. Who it
+    /// is, its TLS may say, which ends at this gateway.
+    #[n(10)]
+    Visit {
+        /// For the accepting side.
+        #[n(0)]
+        ticket: Ticket,
+        /// The name that it asks for.
+        #[n(1)]
+        name: HostName,
+    },
+    /// What became of the names that this gateway publishes. Sent after a registration that has some, and whenever it changes.
+    #[n(11)]
+    Publishing(#[n(0)] Vec<Publishing>),
+}
+
+/// What became of one published name.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+pub struct Publishing {
+    /// The name.
+    #[n(0)]
+    pub name: HostName,
+    /// Whether the hub's policy lets the gateway's domain publish it.
+    #[n(1)]
+    pub allowed: bool,
 }

@@ -3,6 +3,9 @@
 //! A data connection opens with [`Hello::Session`]. The hub pairs the two sides of a ticket, then: hub to the accepting side
 //! [`FromHub::Ready`]; accepting side to hub [`Go`]; only then hub to the dialling side [`FromHub::Ready`]. After that
 //! nobody sends under the hop TLS, and the accepting side stays silent until the dialling side has spoken.
+//!
+//! Where the dialling side is somebody outside who asked for a published name ([`crate::control::ToGateway::Visit`]), it knows
+//! nothing of all this: after GO, what follows is its own TLS from the first byte of its ClientHello on.
 
 use minicbor::{Decode, Encode};
 
@@ -41,6 +44,16 @@ pub enum Hello {
         /// The ticket given to this identity for this role.
         #[n(0)]
         ticket: Ticket,
+    },
+    /// This is the connection of the gateway that TLS proved with the hub's mailbox: [`crate::broker::mailbox`] follows.
+    #[n(2)]
+    Mailbox {
+        /// [`crate::VERSION`] of the gateway.
+        #[n(0)]
+        version: u16,
+        /// Software and version, for the operator's eyes.
+        #[cbor(n(1), decode_with = "crate::line::decode")]
+        software: String,
     },
 }
 

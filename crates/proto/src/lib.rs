@@ -18,7 +18,7 @@ pub mod time;
 mod line;
 
 pub use fault::{Fault, Place};
-pub use name::{DomainName, NameError, NodeId, NodeName, Role, ServiceId, ServiceName};
+pub use name::{DomainName, HostName, NameError, NodeId, NodeName, Role, ServiceId, ServiceName};
 pub use time::UnixTime;
 
 /// ALPN of a hop connection between a gateway that has a certificate and a hub.

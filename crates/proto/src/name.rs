@@ -6,6 +6,8 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
 /// Longest label in bytes (RFC 1035).
 pub const MAX_LABEL: usize = 63;
+/// Longest host name in bytes (RFC 1035, section 3.1, without the root's label).
+pub const MAX_HOST: usize = 253;
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +23,12 @@ pub enum NameError {
     /// Not a SPIFFE identity of ours.
     #[error("{0:?} is not an identity: expected spiffe://DOMAIN/ROLE/NAME, as in spiffe://acme/gateway/gw1")]
     Node(String),
+    /// Not a host name.
+    #[error(
+        "{0:?} is not a host name: expected two or more labels of a-z, 0-9 and '-' (lower case), as in devices.acme.example, \
+         at most 253 bytes, and no address"
+    )]
+    Host(String),
 }
 
 fn shorten(s: &str) -> String {
@@ -152,6 +160,49 @@ impl fmt::Display for ServiceId {
 }
 
 text_type!(ServiceId);
+
+/// A host name of the public DNS, under which something inside a domain is reached from outside: `devices.acme.example`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostName(Box<str>);
+
+impl HostName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name in a ClientHello, which may be written in capitals (RFC 6066, section 3). `None`: it is none of ours.
+    pub fn of_hello(name: &str) -> Option<Self> {
+        name.to_ascii_lowercase().parse().ok()
+    }
+}
+
+impl FromStr for HostName {
+    type Err = NameError;
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        let labels = s.split('.').count();
+        // The last label of a name is never a number, that of an IPv4 address always is (RFC 1123, section 2.1).
+        let number = s
+            .rsplit('.')
+            .next()
+            .is_none_or(|last| last.bytes().all(|b| b.is_ascii_digit()));
+        let ok = s.len() <= MAX_HOST && labels >= 2 && !number && s.split('.').all(|l| label(l).is_ok());
+        if ok {
+            Ok(Self(s.into()))
+        } else {
+            Err(NameError::Host(shorten(s)))
+        }
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+text_type!(HostName);
 
 /// What a certificate entitles its holder to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -26,6 +26,16 @@ pub struct Records<S> {
     given: usize,
     /// Bytes of the body not handed out yet.
     left: usize,
+    /// Records count no more.
+    free: bool,
+    kept: Option<Box<Kept>>,
+}
+
+/// What was handed out.
+#[derive(Debug)]
+struct Kept {
+    bytes: Vec<u8>,
+    most: usize,
 }
 
 impl<S> Records<S> {
@@ -37,24 +47,102 @@ impl<S> Records<S> {
             have: 0,
             given: 0,
             left: 0,
+            free: false,
+            kept: None,
         }
+    }
+
+    /// The same, and keeps what is read. To read more than `most` bytes is an error.
+    pub fn keeping(inner: S, most: usize) -> Self {
+        let kept = Kept {
+            bytes: Vec::new(),
+            most,
+        };
+        Self {
+            kept: Some(Box::new(kept)),
+            ..Self::new(inner)
+        }
+    }
+
+    /// What was read, which is kept no more from here on.
+    pub fn stop_keeping(&mut self) -> Vec<u8> {
+        self.kept.take().map_or_else(Vec::new, |kept| kept.bytes)
+    }
+
+    /// From here on reads are those of the stream underneath. To be called at the boundary of a record.
+    pub fn free(&mut self) -> io::Result<()> {
+        self.at_boundary()?;
+        self.free = true;
+        Ok(())
     }
 
     /// The stream, if it stands at the boundary of a record.
     pub fn into_inner(self) -> io::Result<S> {
-        if self.have == 0 && self.left == 0 {
-            Ok(self.inner)
-        } else {
-            Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "switched in the middle of a TLS record",
-            ))
+        self.at_boundary()?;
+        Ok(self.inner)
+    }
+
+    fn at_boundary(&self) -> io::Result<()> {
+        if self.have == 0 && self.left == 0 && !self.free {
+            return Ok(());
         }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "switched in the middle of a TLS record",
+        ))
+    }
+
+    fn keep(&mut self, read: &[u8]) -> io::Result<()> {
+        let Some(kept) = &mut self.kept else {
+            return Ok(());
+        };
+        if kept.bytes.len() + read.len() > kept.most {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("over {} bytes came where fewer were expected", kept.most),
+            ));
+        }
+        kept.bytes.extend_from_slice(read);
+        Ok(())
     }
 
     /// The stream underneath.
     pub fn inner(&self) -> &S {
         &self.inner
+    }
+}
+
+impl<S: AsyncRead + Unpin> Records<S> {
+    /// At most the rest of the current record.
+    fn poll_record(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.left == 0 {
+            while self.have < HEADER {
+                let mut header = ReadBuf::new(&mut self.header[self.have..]);
+                ready!(Pin::new(&mut self.inner).poll_read(cx, &mut header))?;
+                match header.filled().len() {
+                    // A clean end between records, or a cut one: the TLS library tells them apart by what it has seen.
+                    0 => break,
+                    n => self.have += n,
+                }
+            }
+            let n = out.remaining().min(self.have - self.given);
+            out.put_slice(&self.header[self.given..self.given + n]);
+            self.given += n;
+            if self.have == HEADER && self.given == HEADER {
+                self.left = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+                (self.have, self.given) = (0, 0);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let n = {
+            let want = out.remaining().min(self.left);
+            let mut body = ReadBuf::new(out.initialize_unfilled_to(want));
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut body))?;
+            body.filled().len()
+        };
+        out.advance(n);
+        self.left -= n;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -65,37 +153,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Records<S> {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.free {
+            return Pin::new(&mut this.inner).poll_read(cx, out);
+        }
         if out.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        if this.left == 0 {
-            while this.have < HEADER {
-                let mut header = ReadBuf::new(&mut this.header[this.have..]);
-                ready!(Pin::new(&mut this.inner).poll_read(cx, &mut header))?;
-                match header.filled().len() {
-                    // A clean end between records, or a cut one: the TLS library tells them apart by what it has seen.
-                    0 => break,
-                    n => this.have += n,
-                }
-            }
-            let n = out.remaining().min(this.have - this.given);
-            out.put_slice(&this.header[this.given..this.given + n]);
-            this.given += n;
-            if this.have == HEADER && this.given == HEADER {
-                this.left = usize::from(u16::from_be_bytes([this.header[3], this.header[4]]));
-                (this.have, this.given) = (0, 0);
-            }
-            return Poll::Ready(Ok(()));
-        }
-        let n = {
-            let want = out.remaining().min(this.left);
-            let mut body = ReadBuf::new(out.initialize_unfilled_to(want));
-            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut body))?;
-            body.filled().len()
-        };
-        out.advance(n);
-        this.left -= n;
-        Poll::Ready(Ok(()))
+        let before = out.filled().len();
+        ready!(this.poll_record(cx, out))?;
+        Poll::Ready(this.keep(&out.filled()[before..]))
     }
 }
 

@@ -113,7 +113,7 @@ async fn world() -> World {
 impl World {
     async fn half(&self) -> (Ticket, Half) {
         let (tcp, _) = self.listener.accept().await.unwrap();
-        match self.server.accept(tcp).await.unwrap() {
+        match self.server.accept(tcp, &()).await.unwrap() {
             Arrival::Session { ticket, half, .. } => (ticket, half),
             other => panic!("not a session: {other:?}"),
         }
@@ -260,7 +260,7 @@ async fn control_messages_go_both_ways() {
         mut sender,
         mut receiver,
         ..
-    } = w.server.accept(tcp).await.unwrap()
+    } = w.server.accept(tcp, &()).await.unwrap()
     else {
         panic!("not a control connection")
     };

@@ -351,6 +351,7 @@ impl Composer {
                 .take(MAX_OFFERS)
                 .map(|(hash, expires)| JoinOffer { hash, expires })
                 .collect(),
+            publishes: Vec::new(),
         })
     }
 

@@ -129,6 +129,8 @@ impl<W> Exchange<W> {
             ToGateway::Granted { id, ticket, peer } => self.settle(id, Ok(Grant { ticket, peer })),
             ToGateway::Refused { id, fault } => self.settle(id, Err(fault)),
             ToGateway::Dial { ticket, peer, join } => Event::Dial(Invitation { ticket, peer, join }),
+            // Nothing is published from here yet.
+            ToGateway::Visit { .. } | ToGateway::Publishing(_) => Event::Nothing,
             ToGateway::Revocations(bytes) => Event::Revocations(bytes),
             ToGateway::Draining => Event::Draining,
             ToGateway::Ping(n) => Event::Reply(ToHub::Pong(n)),

@@ -121,6 +121,7 @@ impl Node {
             issuer: false,
             draining: false,
             joins: Vec::new(),
+            publishes: Vec::new(),
         });
         let terms = Terms {
             software: software.into(),

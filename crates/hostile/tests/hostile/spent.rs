@@ -40,6 +40,7 @@ impl Thief {
             issuer: false,
             draining: false,
             joins: Vec::new(),
+            publishes: Vec::new(),
         };
         out.send(&nothing).await.unwrap();
         let mut thief = Self {

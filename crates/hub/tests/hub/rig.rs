@@ -266,6 +266,7 @@ impl Gateway {
             issuer,
             draining: false,
             joins,
+            publishes: Vec::new(),
         })
         .await;
         // The hub answers a ping in order, so that it has the registration when this returns.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hawser_identity::{Fingerprint, HubAddress, HubToken, IdentityError, SharedCredentials, tls};
 use hawser_proto::{
     ALPN_HOP, ALPN_JOIN, DomainName, VERSION,
+    broker::mailbox::{FromMailbox, ToMailbox},
     control::{ToGateway, ToHub},
     frame::MAX_FRAME_UNPROVED,
     hop::{FromHub, Go, Hello, JoinHello, Ticket},
@@ -68,6 +69,20 @@ impl HopClient {
         software: &str,
     ) -> Result<(ControlSender<ToHub>, ControlReceiver<ToGateway>), HopError> {
         let hello = Hello::Control {
+            version: VERSION,
+            software: software.into(),
+        };
+        let stream = self.open(&hello).await?;
+        Ok(halves(stream, HUB))
+    }
+
+    /// Opens a connection with the hub's mailbox: the hello is sent, the mailbox's welcome is the first message to receive.
+    /// Cancel safe: a cancelled call leaves nothing behind.
+    pub async fn mailbox(
+        &self,
+        software: &str,
+    ) -> Result<(ControlSender<ToMailbox>, ControlReceiver<FromMailbox>), HopError> {
+        let hello = Hello::Mailbox {
             version: VERSION,
             software: software.into(),
         };

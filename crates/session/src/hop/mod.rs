@@ -1,7 +1,7 @@
 //! The hop: mutual TLS between a gateway and a hub, and what is said under it.
 //!
-//! [`client`] is the gateway's side, [`server`] the hub's. One port serves all: the TLS configuration is chosen by the ALPN
-//! of the ClientHello. A data connection leaves TLS after pairing; see [`hawser_proto::hop`] for the order of messages.
+//! [`client`] is the gateway's side, [`server`] the hub's. One port serves all: what a connection is for is told by the ALPN
+//! and the name in its ClientHello. A data connection leaves TLS after pairing; see [`hawser_proto::hop`] for the order of messages.
 
 mod client;
 mod control;
@@ -10,14 +10,14 @@ mod server;
 use std::io;
 
 use hawser_identity::IdentityError;
-use hawser_proto::{Fault, frame::FrameError};
+use hawser_proto::{Fault, HostName, frame::FrameError};
 use tokio::io::AsyncRead;
 
 use crate::{carrier::DialError, frame, record::Records};
 
 pub use client::{HopClient, Side, join_admit, join_pair};
 pub use control::{ControlReceiver, ControlSender};
-pub use server::{Arrival, Half, HopServer, JoinReply};
+pub use server::{Arrival, Device, DeviceStream, Half, HopServer, JoinReply, Names, Site, Visitor};
 
 /// Longest wait for TLS and the first message on a hop connection.
 pub const HANDSHAKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -65,6 +65,9 @@ pub enum HopError {
         /// How long was waited.
         seconds: u64,
     },
+    /// Somebody outside asks for a name that is not there.
+    #[error("it asks for {0}, which is neither the mailbox nor published here")]
+    UnknownName(HostName),
     /// The hub said no.
     #[error("{0}")]
     Refused(Fault),

@@ -4,32 +4,63 @@ use std::{future::Future, sync::Arc};
 
 use hawser_identity::{Proved, SharedTrust, tls};
 use hawser_proto::{
-    ALPN_HOP, ALPN_JOIN, DomainName, Fault,
+    ALPN_DEVICE, ALPN_HOP, ALPN_JOIN, DomainName, Fault, HostName,
+    broker::mailbox::{FromMailbox, ToMailbox},
     control::{ToGateway, ToHub},
     frame::MAX_FRAME_UNPROVED,
     hop::{FromHub, Go, Hello, JoinHello, Ticket},
 };
 use minicbor::Encode;
-use rustls::{ServerConfig, server::Acceptor};
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 
 use super::{ControlReceiver, ControlSender, HANDSHAKE_TIMEOUT, HopError, control::halves, leave};
 use crate::{
     frame::{read_frame, write_frame},
+    hello::{self, Alert, Opening},
     record::Records,
     socket,
 };
 
 const GATEWAY: &str = "gateway";
+const DEVICE: &str = "device";
+const VISITOR: &str = "visitor";
 
 type Stream = TlsStream<Records<TcpStream>>;
 
-/// Accepts hop and join connections on one port.
+/// What stands behind a name that clients outside ask for.
+#[derive(Debug, Clone)]
+pub enum Site {
+    /// The hub's own mailbox, over TLS that ends here.
+    Mailbox {
+        /// With a certificate that everybody trusts, if there is one.
+        given: Option<Arc<ServerConfig>>,
+        /// With the hub's own key, for devices that pin it ([`ALPN_DEVICE`]).
+        pinned: Arc<ServerConfig>,
+    },
+    /// A gateway publishes it: TLS ends there.
+    Published,
+}
+
+/// The names that clients outside may ask a hub for.
+pub trait Names: Send + Sync {
+    /// What stands behind a name now; none if nothing does.
+    fn site(&self, name: &HostName) -> Option<Site>;
+}
+
+/// No names: nobody but gateways and joiners is let in.
+impl Names for () {
+    fn site(&self, _: &HostName) -> Option<Site> {
+        None
+    }
+}
+
+/// Accepts everybody on one port: gateways, joiners, devices, and visitors of published names.
 #[derive(Clone)]
 pub struct HopServer {
     hop: Arc<ServerConfig>,
@@ -53,6 +84,23 @@ pub enum Arrival {
         /// From it.
         receiver: ControlReceiver<ToHub>,
     },
+    /// The connection of a gateway with the mailbox.
+    Mailbox {
+        /// Who it is.
+        proved: Proved,
+        /// Version of its messages.
+        version: u16,
+        /// Its software, as it says.
+        software: String,
+        /// To it.
+        sender: ControlSender<FromMailbox>,
+        /// From it.
+        receiver: ControlReceiver<ToMailbox>,
+    },
+    /// A device, or anybody else, that asks for the mailbox. It has proved nothing yet.
+    Device(Device),
+    /// Somebody that asks for a published name.
+    Visitor(Visitor),
     /// One side of a data session.
     Session {
         /// Who it is.
@@ -86,43 +134,67 @@ impl HopServer {
         Self { hop, join, trust }
     }
 
-    /// TLS and the first message, within [`HANDSHAKE_TIMEOUT`]. Never await this in an accept loop. Cancel safe.
-    pub async fn accept(&self, tcp: TcpStream) -> Result<Arrival, HopError> {
-        timeout(HANDSHAKE_TIMEOUT, self.arrival(tcp))
+    /// The ClientHello, TLS and the first message, as far as they are the hub's, within [`HANDSHAKE_TIMEOUT`]. Who asks for a
+    /// name that `names` does not know gets the alert for that. Never await this in an accept loop. Cancel safe.
+    pub async fn accept(&self, tcp: TcpStream, names: &dyn Names) -> Result<Arrival, HopError> {
+        timeout(HANDSHAKE_TIMEOUT, self.arrival(tcp, names))
             .await
             .map_err(|_| HopError::timeout(GATEWAY, HANDSHAKE_TIMEOUT))?
     }
 
-    async fn arrival(&self, tcp: TcpStream) -> Result<Arrival, HopError> {
-        let tls = |source| HopError::Tls {
-            with: GATEWAY,
-            source,
-        };
+    async fn arrival(&self, tcp: TcpStream, names: &dyn Names) -> Result<Arrival, HopError> {
+        let tls = |with| move |source| HopError::Tls { with, source };
         socket::tune(&tcp).map_err(|source| HopError::Io {
             with: GATEWAY,
             source,
         })?;
-        let start = LazyConfigAcceptor::new(Acceptor::default(), Records::new(tcp))
-            .await
-            .map_err(tls)?;
-        let offers = |alpn: &[u8]| {
-            start
-                .client_hello()
-                .alpn()
-                .is_some_and(|mut offered| offered.any(|protocol| protocol == alpn))
-        };
-        if offers(ALPN_HOP) {
-            self.hop(start.into_stream(self.hop.clone()).await.map_err(tls)?)
-                .await
-        } else if offers(ALPN_JOIN) {
-            self.join(start.into_stream(self.join.clone()).await.map_err(tls)?)
-                .await
-        } else {
-            Err(HopError::Protocol {
-                with: GATEWAY,
-                what: "it offers no protocol of ours (ALPN)",
-            })
+        let opening = Opening::read(tcp).await.map_err(tls(GATEWAY))?;
+        if opening.offers(ALPN_HOP) {
+            let stream = opening.accept_to_leave(self.hop.clone()).await;
+            return self.hop(stream.map_err(tls(GATEWAY))?).await;
         }
+        if opening.offers(ALPN_JOIN) {
+            let stream = opening.accept_to_leave(self.join.clone()).await;
+            return self.join(stream.map_err(tls(GATEWAY))?).await;
+        }
+        let Some(name) = opening.name() else {
+            return refuse(
+                opening,
+                Alert::NoProtocol,
+                HopError::Protocol {
+                    with: VISITOR,
+                    what: "it offers no protocol of ours (ALPN), and asks for no name (SNI)",
+                },
+            )
+            .await;
+        };
+        let (config, pinned) = match names.site(&name) {
+            None => return refuse(opening, Alert::UnknownName, HopError::UnknownName(name)).await,
+            Some(Site::Published) => {
+                let (stream, hello) = opening.untouched().map_err(tls(VISITOR))?;
+                return Ok(Arrival::Visitor(Visitor { name, stream, hello }));
+            }
+            Some(Site::Mailbox { pinned, .. }) if opening.offers(ALPN_DEVICE) => (pinned, true),
+            Some(Site::Mailbox {
+                given: Some(given), ..
+            }) => (given, false),
+            Some(Site::Mailbox { given: None, .. }) => {
+                return refuse(
+                    opening,
+                    Alert::NoProtocol,
+                    HopError::Protocol {
+                        with: DEVICE,
+                        what: "it does not pin the hub's key, and the mailbox has no other certificate",
+                    },
+                )
+                .await;
+            }
+        };
+        let stream = opening.accept(config).await.map_err(tls(DEVICE))?;
+        Ok(Arrival::Device(Device {
+            stream: Box::new(stream),
+            pinned,
+        }))
     }
 
     async fn hop(&self, mut stream: Stream) -> Result<Arrival, HopError> {
@@ -132,11 +204,20 @@ impl HopServer {
         match hello.map_err(|e| HopError::frame(GATEWAY, e))? {
             Hello::Control { version, software } => {
                 let (sender, receiver) = halves(stream, GATEWAY);
-                let software = software.chars().filter(|c| !c.is_control()).take(80).collect();
                 Ok(Arrival::Control {
                     proved,
                     version,
-                    software,
+                    software: printable(&software),
+                    sender,
+                    receiver,
+                })
+            }
+            Hello::Mailbox { version, software } => {
+                let (sender, receiver) = halves(stream, GATEWAY);
+                Ok(Arrival::Mailbox {
+                    proved,
+                    version,
+                    software: printable(&software),
                     sender,
                     receiver,
                 })
@@ -168,6 +249,71 @@ impl HopServer {
                 },
             }),
         }
+    }
+}
+
+/// What a gateway calls itself, fit for a log.
+fn printable(software: &str) -> String {
+    software.chars().filter(|c| !c.is_control()).take(80).collect()
+}
+
+/// Tells a client why it is not let in, as far as TLS has words for it.
+async fn refuse(opening: Opening<TcpStream>, alert: Alert, error: HopError) -> Result<Arrival, HopError> {
+    // It may have gone already; why it was refused counts more.
+    let _ = opening.refuse(alert).await;
+    Err(error)
+}
+
+/// TLS with a device, whose reads are those of the socket.
+pub type DeviceStream = TlsStream<Records<TcpStream>>;
+
+/// A connection to the mailbox, TLS done. What follows is HTTP/1.1.
+pub struct Device {
+    /// The connection.
+    pub stream: Box<DeviceStream>,
+    /// Whether the client pins the hub's key, rather than trusting a public certificate.
+    pub pinned: bool,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Device(pinned: {})", self.pinned)
+    }
+}
+
+/// A client that asks for a published name. Its TLS ends at the gateway that publishes it.
+pub struct Visitor {
+    /// The name.
+    pub name: HostName,
+    /// All that came from the client so far: its ClientHello.
+    pub hello: Vec<u8>,
+    /// The connection.
+    pub stream: TcpStream,
+}
+
+impl std::fmt::Debug for Visitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Visitor({})", self.name)
+    }
+}
+
+impl Visitor {
+    /// Refuses it and closes, within [`HANDSHAKE_TIMEOUT`].
+    pub async fn refuse(mut self, alert: Alert) -> Result<(), HopError> {
+        within(async {
+            hello::refuse(&mut self.stream, alert)
+                .await
+                .map_err(|source| HopError::Io {
+                    with: VISITOR,
+                    source,
+                })
+        })
+        .await
+    }
+
+    /// Completes when the client has died. (That it says more before it is answered is its right.) Cancel safe.
+    pub async fn closed(&self) {
+        socket::died(&self.stream).await;
     }
 }
 
