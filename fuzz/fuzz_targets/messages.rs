@@ -2,6 +2,13 @@
 #![no_main]
 
 use hawser_proto::{
+    broker::{
+        Envelope,
+        enrolment::{EnrolmentAnswer, EnrolmentRequest, Fragment},
+        envelope::{Content, MAX_ANSWER, Wrapped},
+        mailbox::{FromMailbox, ToMailbox},
+        statement::{Acknowledgement, DeviceCertificate, FetchRequest, Signed, Skip},
+    },
     control::{ToGateway, ToHub},
     frame,
     hop::{FromHub, Go, Hello, JoinHello},
@@ -11,9 +18,13 @@ use libfuzzer_sys::fuzz_target;
 use minicbor::{Decode, Encode};
 
 fn check<T: for<'b> Decode<'b, ()> + Encode<()> + PartialEq + std::fmt::Debug>(body: &[u8]) {
-    let Ok(message) = frame::decode::<T>(body) else { return };
+    let Ok(message) = frame::decode::<T>(body) else {
+        return;
+    };
     // What was understood can be said, unless it is over the limit of a frame.
-    let Ok(framed) = frame::encode(&message) else { return };
+    let Ok(framed) = frame::encode(&message) else {
+        return;
+    };
     let again: T = frame::decode(&framed[frame::HEADER..]).expect("what we write we can read");
     assert_eq!(message, again);
 }
@@ -31,4 +42,22 @@ fuzz_target!(|data: &[u8]| {
     check::<Open>(data);
     check::<Opened>(data);
     check::<Issued>(data);
+    check::<ToMailbox>(data);
+    check::<FromMailbox>(data);
+    check::<Content>(data);
+    check::<EnrolmentRequest>(data);
+    check::<EnrolmentAnswer>(data);
+    check::<Skip>(data);
+    check::<Acknowledgement>(data);
+    check::<FetchRequest>(data);
+    check::<DeviceCertificate>(data);
+    let _ = frame::decode::<Wrapped>(data);
+    let _ = Signed::<Skip>::parse(data).map(|signed| signed.unverified());
+    if let Ok((envelope, header)) = Envelope::parse(data, MAX_ANSWER) {
+        let again = Envelope::parse(&envelope.to_bytes(), MAX_ANSWER).expect("what we write we can read");
+        assert_eq!(again, (envelope, header));
+    }
+    if let Some(fragment) = std::str::from_utf8(data).ok().and_then(Fragment::parse) {
+        assert!(Fragment::parse(&fragment.to_text()) == Some(fragment));
+    }
 });

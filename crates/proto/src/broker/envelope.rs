@@ -296,3 +296,90 @@ pub struct Content {
     #[cbor(n(11), with = "minicbor::bytes")]
     pub padding: Vec<u8>,
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            version: VERSION,
+            suite: SUITE,
+            kind: Kind::Event,
+            device: DeviceHandle([3; 16]),
+            sequence: 1,
+            epoch: 1,
+            sender: KeyId([9; 8]),
+            expires: UnixTime(2_000_000_000),
+            urgency: Urgency::High,
+            collapse: Some([1; 32]),
+        }
+    }
+
+    fn envelope(header: &Header) -> Envelope {
+        Envelope {
+            header: encoded(header),
+            epoch_key: vec![2; EPOCH_KEY],
+            wrapped: vec![4; 100],
+            ciphertext: vec![5; 300],
+            signature: [6; SIGNATURE],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (written, header) = (envelope(&header()), header());
+        assert_eq!(
+            Envelope::parse(&written.to_bytes(), MAX_ENVELOPE).unwrap(),
+            (written, header)
+        );
+    }
+
+    #[test]
+    fn limits_versions_and_what_follows_the_end_are_refused() {
+        let good = envelope(&header()).to_bytes();
+        assert!(matches!(
+            Envelope::parse(&good, good.len() - 1),
+            Err(EnvelopeError::TooLong { .. })
+        ));
+        let mut longer = good;
+        longer.push(0);
+        assert!(matches!(
+            Envelope::parse(&longer, MAX_ENVELOPE),
+            Err(EnvelopeError::Malformed(_))
+        ));
+        let newer = Header {
+            version: 2,
+            ..header()
+        };
+        let newer = envelope(&newer).to_bytes();
+        assert!(matches!(
+            Envelope::parse(&newer, MAX_ENVELOPE),
+            Err(EnvelopeError::Version { version: 2, .. })
+        ));
+        let mut short = envelope(&header());
+        short.epoch_key.pop();
+        assert!(Envelope::parse(&short.to_bytes(), MAX_ENVELOPE).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_read(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = Envelope::parse(&bytes, MAX_ENVELOPE);
+        }
+
+        #[test]
+        fn a_changed_byte_is_refused_or_seen(at in 0usize..540, by in 1u8..) {
+            let good = envelope(&header());
+            let mut bytes = good.to_bytes();
+            let at = at % bytes.len();
+            bytes[at] ^= by;
+            if let Ok((other, _)) = Envelope::parse(&bytes, MAX_ENVELOPE) {
+                prop_assert!(other != good || other.to_bytes() != bytes);
+            }
+        }
+    }
+}
