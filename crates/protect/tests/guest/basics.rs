@@ -277,7 +277,10 @@ fn a_qemu_that_hangs_is_told_within_the_time() {
 fn an_occupied_socket_is_told() {
     on_each(|version| {
         let machine = start(&Spec::new(version))?;
-        let other = UnixStream::connect(machine.qmp())?;
+        // The socket is in its place a moment before QEMU listens on it.
+        let other = wait::until(wait::SOON, "QEMU to listen", || {
+            Ok(UnixStream::connect(machine.qmp()).ok())
+        })?;
         let error = Qemu::attach(&machine.qmp(), impatient()).unwrap_err();
         ensure!(matches!(error, GuestError::Occupied { .. }), "{error}");
         drop(other);
