@@ -61,6 +61,33 @@ pub fn write_certificates(path: &Path, certificates: &[CertificateDer<'_>]) -> R
     write(path, text.as_bytes())
 }
 
+/// Content of a file that only its owner may read, such as a key; refused when other users may.
+pub fn read_private(path: &Path, expected: &'static str) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    let (content, mode) = read(path, expected)?;
+    match mode & 0o077 {
+        0 => Ok(content),
+        _ => Err(IdentityError::OpenToOthers {
+            path: path.into(),
+            mode,
+            advice: "600",
+        }),
+    }
+}
+
+/// Writes a file of mode 0600 as a whole, synced: a reader, or a crash, sees the old or the new one.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
+    write(path, content)
+}
+
+/// As [`write_private`], where there is no file yet; false, and nothing written, if there is one.
+pub fn write_new_private(path: &Path, content: &[u8]) -> Result<bool, IdentityError> {
+    match place(path, content, |from, to| fs::hard_link(from, to)) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(failed(path, &e)),
+    }
+}
+
 pub(crate) fn read_certificate(
     path: &Path,
     expected: &'static str,
@@ -81,14 +108,7 @@ pub(crate) fn read_key(
     which: &'static str,
     expected: &'static str,
 ) -> Result<KeyPair, IdentityError> {
-    let (text, mode) = read(path, expected)?;
-    if mode & 0o077 != 0 {
-        return Err(IdentityError::OpenToOthers {
-            path: path.into(),
-            mode,
-            advice: "600",
-        });
-    }
+    let text = read_private(path, expected)?;
     let bad = || IdentityError::Key {
         which,
         detail: format!(
@@ -106,12 +126,7 @@ pub(crate) fn write_key(path: &Path, key: &KeyPair) -> Result<(), IdentityError>
 
 /// Writes a key where there is none; false, and nothing written, if somebody else was first.
 pub(crate) fn write_new_key(path: &Path, key: &KeyPair) -> Result<bool, IdentityError> {
-    let text = Zeroizing::new(key.serialize_pem());
-    match place(path, text.as_bytes(), |from, to| fs::hard_link(from, to)) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(e) => Err(failed(path, &e)),
-    }
+    write_new_private(path, Zeroizing::new(key.serialize_pem()).as_bytes())
 }
 
 /// Writes a file of mode 0600 as a whole: a reader, or a crash, sees the old or the new one.

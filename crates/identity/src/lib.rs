@@ -22,7 +22,9 @@ mod trust;
 pub use authority::{ISSUER_LIFE, Issuer, LEAF_LIFE, ROOT_LIFE, RootAuthority, verify_issuer_signature};
 pub use certificate::validity;
 pub use error::IdentityError;
-pub use files::{prepare_dir, read_certificates, write_certificates};
+pub use files::{
+    prepare_dir, read_certificates, read_private, write_certificates, write_new_private, write_private,
+};
 pub use fingerprint::Fingerprint;
 pub use hub::HubIdentity;
 pub use node::{Credentials, NodeKey, SharedCredentials};
@@ -49,4 +51,6 @@ pub mod file {
     pub const HUB_CERTIFICATE: &str = "hub.crt";
     /// The hub's key (PKCS#8 PEM).
     pub const HUB_KEY: &str = "hub.key";
+    /// The key by which a domain signs to its devices (PKCS#8 PEM).
+    pub const SENDER_KEY: &str = "sender.key";
 }
