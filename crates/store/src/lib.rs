@@ -8,6 +8,7 @@ mod backend;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod error;
+pub mod mailbox;
 mod sqlite;
 
 use std::{marker::PhantomData, path::Path, sync::Arc};

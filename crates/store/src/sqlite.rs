@@ -14,12 +14,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::{Backend, BoxFuture, Entry, Expect, Revision, StoreError};
 
-/// File in the state directory.
-const FILE: &str = "hawser.db";
-/// "HWSR" in SQLite's `application_id`.
-const APPLICATION: i64 = 0x4857_5352;
-/// In SQLite's `user_version`.
-const FORMAT: i64 = 1;
+/// What a database file is.
+pub(crate) struct Kind {
+    /// Name in the state directory.
+    pub(crate) file: &'static str,
+    /// SQLite's `application_id`.
+    pub(crate) application: i64,
+    /// SQLite's `user_version`.
+    pub(crate) format: i64,
+}
+
+const KIND: Kind = Kind {
+    file: "hawser.db",
+    // "HWSR"
+    application: 0x4857_5352,
+    format: 1,
+};
 /// How often commits of other processes are looked for.
 const POLL: Duration = Duration::from_millis(250);
 /// How long a call waits for another process's write.
@@ -37,8 +47,8 @@ pub(crate) struct Sqlite {
 
 impl Sqlite {
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
-        let path = prepare(dir)?;
-        let connection = connect(&path)?;
+        let path = prepare(dir, KIND.file)?;
+        let connection = connect(&path, &KIND, SCHEMA)?;
         let commits = watch::Sender::new(0);
         let mut worker = Worker {
             version: data_version(&connection)?,
@@ -255,7 +265,7 @@ impl Worker {
 }
 
 /// Makes or checks the directory, and makes the file before SQLite does, so that it and its log are nobody else's to read.
-fn prepare(dir: &Path) -> Result<PathBuf, StoreError> {
+pub(crate) fn prepare(dir: &Path, file: &str) -> Result<PathBuf, StoreError> {
     let at = |path: &Path| {
         let path = path.to_owned();
         move |source| StoreError::Path { path, source }
@@ -272,7 +282,7 @@ fn prepare(dir: &Path) -> Result<PathBuf, StoreError> {
             mode,
         });
     }
-    let path = dir.join(FILE);
+    let path = dir.join(file);
     fs::OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -285,17 +295,17 @@ fn prepare(dir: &Path) -> Result<PathBuf, StoreError> {
 }
 
 /// Opens the database. Changing to WAL answers "busy" at once when another process does the same, so it is tried again.
-fn connect(path: &Path) -> Result<Connection, StoreError> {
+pub(crate) fn connect(path: &Path, kind: &Kind, schema: &str) -> Result<Connection, StoreError> {
     let end = Instant::now() + BUSY;
     loop {
-        match try_connect(path) {
+        match try_connect(path, kind, schema) {
             Err(StoreError::Busy(_)) if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
             result => return result,
         }
     }
 }
 
-fn try_connect(path: &Path) -> Result<Connection, StoreError> {
+fn try_connect(path: &Path, kind: &Kind, schema: &str) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path).map_err(engine)?;
     connection.busy_timeout(BUSY).map_err(engine)?;
     let pragma = |name, value: &str| connection.pragma_update(None, name, value).map_err(engine);
@@ -312,10 +322,16 @@ fn try_connect(path: &Path) -> Result<Connection, StoreError> {
             .map_err(engine)
     };
     match (number("application_id")?, number("user_version")?) {
-        (0, 0) => transaction.execute_batch(&schema()).map_err(engine)?,
-        (APPLICATION, FORMAT) => {}
+        (0, 0) => {
+            transaction.execute_batch(schema).map_err(engine)?;
+            transaction
+                .pragma_update(None, "application_id", kind.application)
+                .and_then(|()| transaction.pragma_update(None, "user_version", kind.format))
+                .map_err(engine)?;
+        }
+        (application, format) if application == kind.application && format == kind.format => {}
         (application, format) => {
-            let found = if application == APPLICATION {
+            let found = if application == kind.application {
                 format.to_string()
             } else {
                 format!("of another application ({application:#x})")
@@ -323,7 +339,7 @@ fn try_connect(path: &Path) -> Result<Connection, StoreError> {
             return Err(StoreError::Format {
                 path: path.into(),
                 found,
-                known: FORMAT,
+                known: kind.format,
             });
         }
     }
@@ -331,16 +347,11 @@ fn try_connect(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-fn schema() -> String {
-    format!(
-        "CREATE TABLE entries (bucket TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, revision INTEGER NOT NULL,
-             PRIMARY KEY (bucket, key)) STRICT, WITHOUT ROWID;
-         CREATE TABLE counter (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL) STRICT;
-         INSERT INTO counter (id, revision) VALUES (1, 0);
-         PRAGMA application_id = {APPLICATION};
-         PRAGMA user_version = {FORMAT};"
-    )
-}
+const SCHEMA: &str = "
+    CREATE TABLE entries (bucket TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, revision INTEGER NOT NULL,
+        PRIMARY KEY (bucket, key)) STRICT, WITHOUT ROWID;
+    CREATE TABLE counter (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL) STRICT;
+    INSERT INTO counter (id, revision) VALUES (1, 0);";
 
 fn data_version(connection: &Connection) -> Result<i64, StoreError> {
     connection
@@ -348,7 +359,7 @@ fn data_version(connection: &Connection) -> Result<i64, StoreError> {
         .map_err(engine)
 }
 
-fn engine(error: rusqlite::Error) -> StoreError {
+pub(crate) fn engine(error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy(BUSY),
         _ => StoreError::Engine(error.to_string()),

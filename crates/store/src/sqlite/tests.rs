@@ -86,9 +86,9 @@ async fn directory_and_files_are_nobody_elses() {
     names.sort();
     assert_eq!(names, ["hawser.db", "hawser.db-shm", "hawser.db-wal"]);
     // A file that somebody opened up is closed again; a directory in which others could replace files is refused.
-    fs::set_permissions(dir.join(FILE), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(dir.join(KIND.file), fs::Permissions::from_mode(0o644)).unwrap();
     Store::open(&dir).unwrap();
-    assert_eq!(mode(&dir.join(FILE)), 0o600);
+    assert_eq!(mode(&dir.join(KIND.file)), 0o600);
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
     let refused = Store::open(&dir).unwrap_err();
     assert!(refused.to_string().contains("chmod 700"), "{refused}");
@@ -97,7 +97,7 @@ async fn directory_and_files_are_nobody_elses() {
 #[tokio::test]
 async fn a_commit_is_synced_and_a_deleted_value_wiped() {
     let (_parent, dir, store) = fresh();
-    let connection = connect(&dir.join(FILE)).unwrap();
+    let connection = connect(&dir.join(KIND.file), &KIND, SCHEMA).unwrap();
     let pragma = |name| {
         connection
             .pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
@@ -133,7 +133,7 @@ async fn a_value_deleted_or_replaced_while_another_process_reads_is_wiped_soon_a
     );
     bucket.put("one", &one.repeat(300)).await.unwrap();
     bucket.put("two", &two.repeat(300)).await.unwrap();
-    let reader = Connection::open(dir.join(FILE)).unwrap();
+    let reader = Connection::open(dir.join(KIND.file)).unwrap();
     reader
         .execute_batch("BEGIN; SELECT count(*) FROM entries;")
         .unwrap();
@@ -299,16 +299,16 @@ async fn another_format_is_left_alone() {
     let parent = tempfile::tempdir().unwrap();
     let newer = parent.path().join("newer");
     drop(Store::open(&newer).unwrap());
-    Connection::open(newer.join(FILE))
+    Connection::open(newer.join(KIND.file))
         .unwrap()
-        .pragma_update(None, "user_version", FORMAT + 1)
+        .pragma_update(None, "user_version", KIND.format + 1)
         .unwrap();
     let refused = Store::open(&newer).unwrap_err();
     assert!(matches!(refused, StoreError::Format { .. }), "{refused}");
 
     let foreign = parent.path().join("foreign");
     fs::create_dir(&foreign).unwrap();
-    Connection::open(foreign.join(FILE))
+    Connection::open(foreign.join(KIND.file))
         .unwrap()
         .pragma_update(None, "application_id", 42)
         .unwrap();
@@ -317,13 +317,13 @@ async fn another_format_is_left_alone() {
     let junk = parent.path().join("junk");
     fs::create_dir(&junk).unwrap();
     fs::write(
-        junk.join(FILE),
+        junk.join(KIND.file),
         "this is no database, and long enough to be taken for one".repeat(100),
     )
     .unwrap();
-    let before = fs::read(junk.join(FILE)).unwrap();
+    let before = fs::read(junk.join(KIND.file)).unwrap();
     assert!(matches!(Store::open(&junk), Err(StoreError::Engine(_))));
-    assert_eq!(fs::read(junk.join(FILE)).unwrap(), before);
+    assert_eq!(fs::read(junk.join(KIND.file)).unwrap(), before);
 
     let file = parent.path().join("file");
     fs::write(&file, "").unwrap();
