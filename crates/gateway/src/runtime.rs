@@ -9,6 +9,7 @@ use hawser_identity::{Credentials, IdentityError};
 use hawser_store::{Store, StoreError};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
     front::{Front, FrontError},
     links::{
         assembly::{Assembly, LinksError, Settings},
+        mailbox::MailboxEvent,
         routes::ServiceView,
         status::LinksStatus,
     },
@@ -204,6 +206,12 @@ impl Gateway {
     /// The tunnel, for those who call services from within this process.
     pub fn links(&self) -> Links {
         self.tunnel.links()
+    }
+
+    /// Begins to keep a connection with the mailbox of each hub up: for the broker, which calls this once and takes what
+    /// comes. Ends when the receiver is dropped, or with the gateway.
+    pub fn mailboxes(&self) -> mpsc::Receiver<MailboxEvent> {
+        self.tunnel.mailboxes()
     }
 
     fn plan(&self) -> std::sync::MutexGuard<'_, GatewayPlan> {

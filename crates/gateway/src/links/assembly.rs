@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -20,7 +20,7 @@ use hawser_session::{carrier::Ways, http::Class};
 use hawser_store::{Store, StoreError};
 use prometheus_client::registry::Registry;
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout_at},
 };
@@ -34,6 +34,7 @@ use super::{
     hubs::Hubs,
     issuing::{CONCERN, Issuing},
     live::Live,
+    mailbox::{EVENTS, Keeping, MailboxEvent},
     metrics::Metrics,
     peer::Peer,
     renewal::Renewal,
@@ -107,7 +108,7 @@ pub(crate) struct Assembly {
     live: Live,
     draining: watch::Sender<bool>,
     /// Ends with the assembly.
-    _tasks: JoinSet<()>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl Assembly {
@@ -223,13 +224,27 @@ impl Assembly {
             issuing,
             live,
             draining,
-            _tasks: tasks,
+            tasks: Mutex::new(tasks),
         })
     }
 
     /// For the clients' side.
     pub(crate) fn links(&self) -> Links {
         Links::new(Arc::new(Caller(self.tunnel.clone())))
+    }
+
+    /// Begins to keep a connection with each hub's mailbox up, until the receiver is dropped.
+    pub(crate) fn mailboxes(&self) -> mpsc::Receiver<MailboxEvent> {
+        let (events, taken) = mpsc::channel(EVENTS);
+        let keeping = Keeping {
+            software: self.terms.software.clone(),
+            renewed: self.terms.renewed.clone(),
+            chance: self.terms.chance.clone(),
+            events,
+        };
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.spawn(keeping.run(self.hubs.joined()));
+        taken
     }
 
     /// Other ways out, if given, and another life for certificates issued from now on.

@@ -163,6 +163,11 @@ impl Hub {
         }
     }
 
+    /// Cancelled when the hub was left for good.
+    pub(crate) fn stopped(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
     /// Asks for a session. Waits at most [`GRANT_TIMEOUT`]. Cancel safe.
     pub(crate) async fn request(&self, target: Target) -> Result<Grant, Fault> {
         // Twice: a connection may be replaced under our feet.

@@ -34,6 +34,7 @@ pub(crate) struct Hubs {
     hubs: ArcSwap<Known>,
     views: Mutex<BTreeMap<Arc<str>, HubView>>,
     routes: watch::Sender<Arc<Routes>>,
+    joined: watch::Sender<Vec<(Fingerprint, Arc<Hub>)>>,
     chance: Chance,
 }
 
@@ -47,6 +48,7 @@ impl Hubs {
             hubs: ArcSwap::default(),
             views: Mutex::default(),
             routes: watch::Sender::default(),
+            joined: watch::Sender::default(),
             chance: Chance::new(),
         }
     }
@@ -88,6 +90,7 @@ impl Hubs {
                 }
             }
         }
+        self.joined.send_replace(hubs.values().cloned().collect());
         self.hubs.store(Arc::new(hubs));
         self.merge();
         Ok(())
@@ -139,6 +142,11 @@ impl Hubs {
         let first = self.chance.below(all.len());
         all.rotate_left(first);
         all
+    }
+
+    /// The hubs, with their keys, and every change of them.
+    pub(crate) fn joined(&self) -> watch::Receiver<Vec<(Fingerprint, Arc<Hub>)>> {
+        self.joined.subscribe()
     }
 
     /// Each hub's state, for people's eyes.

@@ -2,7 +2,8 @@
 //!
 //! Outward, a call goes [`tunnel`] (which peer) -> [`peer`] (which session: [`http_pool`], [`warm`]) -> [`sessions`] (make one)
 //! -> [`hub`] (ask for it). Inward, a hub's invitation goes [`hub`] -> [`accept`] -> [`crate::seam::Exports`]. [`trust`] decides
-//! who may take part, and [`live`] cuts those who no longer may. [`node`] is what of all this a host needs. Decisions are made in files without I/O: [`routes`],
+//! who may take part, and [`live`] cuts those who no longer may. [`node`] is what of all this a host needs. [`mailbox`] keeps the
+//! broker's connections. Decisions are made in files without I/O: [`routes`],
 //! [`exchange`], [`book`], [`warm`], [`backoff`].
 
 mod accept;
@@ -19,6 +20,7 @@ mod hubs;
 mod internal;
 mod issuing;
 mod live;
+pub mod mailbox;
 mod metrics;
 mod node;
 mod peer;
