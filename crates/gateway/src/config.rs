@@ -1,6 +1,7 @@
 //! The `[gateway]` table: what an operator writes ([`GatewayConfig`]), and the checked [`GatewayPlan`] that comes of it.
 //! Every key has its unit and default in its documentation, from which the reference is made.
 
+mod broker;
 mod plan;
 mod show;
 #[cfg(test)]
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use broker::{BrokerConfig, BrokerPlan, BrokerTlsConfig};
 pub use plan::{
     CarrierPlan, ConfigError, ExportPlan, FrontPlan, GatewayPlan, HealthPlan, ImportPlan, OriginPlan,
     OriginUrl,
@@ -47,6 +49,8 @@ pub struct GatewayConfig {
     pub export: Vec<ExportConfig>,
     /// `[gateway.limits]`: what one client can take.
     pub limits: LimitsConfig,
+    /// `[gateway.broker]`: events of applications, to users' devices outside. Default: none.
+    pub broker: Option<BrokerConfig>,
 }
 
 impl Default for GatewayConfig {
@@ -62,6 +66,7 @@ impl Default for GatewayConfig {
             import: Vec::new(),
             export: Vec::new(),
             limits: LimitsConfig::default(),
+            broker: None,
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod config;
 pub mod export;
 pub mod front;
 pub mod headers;
+pub mod ingress;
 pub mod links;
 pub mod problem;
 pub mod runtime;

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::{
     CarrierConfig, ExportConfig, Forwarded, GatewayConfig, HealthConfig, HostHeader, ImportConfig,
     ImportProtocol, LimitsConfig, OriginVersion,
+    broker::{self, BrokerPlan},
 };
 use crate::{export::policy::Policy, front::target::Suffix};
 
@@ -35,6 +36,8 @@ pub struct GatewayPlan {
     pub front: FrontPlan,
     /// What is exported.
     pub exports: Vec<ExportPlan>,
+    /// The enterprise's side of the broker, if it runs here.
+    pub broker: Option<BrokerPlan>,
 }
 
 /// One way out.
@@ -205,18 +208,18 @@ pub struct HealthPlan {
 
 /// Gathers complaints, so that an operator sees all at once.
 #[derive(Default)]
-struct Complaints(Vec<String>);
+pub(super) struct Complaints(Vec<String>);
 
 impl Complaints {
-    fn add(&mut self, key: &str, what: impl fmt::Display) {
+    pub(super) fn add(&mut self, key: &str, what: impl fmt::Display) {
         self.0.push(format!("{key}: {what}"));
     }
 
-    fn take<T, E: fmt::Display>(&mut self, key: &str, result: Result<T, E>) -> Option<T> {
+    pub(super) fn take<T, E: fmt::Display>(&mut self, key: &str, result: Result<T, E>) -> Option<T> {
         result.map_err(|e| self.add(key, e)).ok()
     }
 
-    fn between<T: PartialOrd + fmt::Debug>(&mut self, key: &str, value: T, least: T, most: T) {
+    pub(super) fn between<T: PartialOrd + fmt::Debug>(&mut self, key: &str, value: T, least: T, most: T) {
         if value < least || value > most {
             self.add(
                 key,
@@ -228,7 +231,12 @@ impl Complaints {
 
 pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
     let mut bad = Complaints::default();
-    let front = front(c, &mut bad);
+    let mut seen = HashSet::new();
+    let front = front(c, &mut seen, &mut bad);
+    let broker = c
+        .broker
+        .as_ref()
+        .and_then(|broker| broker::check(broker, &mut seen, &mut bad));
     let exports = exports(&c.export, &mut bad);
     let carriers = carriers(&c.carrier, &mut bad);
     let minute = Duration::from_secs(60);
@@ -250,17 +258,17 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
             carriers,
             front,
             exports,
+            broker,
         }),
         _ => Err(ConfigError { complaints: bad.0 }),
     }
 }
 
-fn front(c: &GatewayConfig, bad: &mut Complaints) -> Option<FrontPlan> {
+fn front(c: &GatewayConfig, seen: &mut HashSet<SocketAddr>, bad: &mut Complaints) -> Option<FrontPlan> {
     let suffix = bad.take("gateway.suffix", c.suffix.parse::<Suffix>());
-    let mut seen = HashSet::new();
     let mut proxy = Vec::new();
     for a in c.proxy.iter().flat_map(|p| &p.listen) {
-        proxy.extend(listen("gateway.proxy.listen", a, &mut seen, bad));
+        proxy.extend(listen("gateway.proxy.listen", a, seen, bad));
     }
     if c.proxy.as_ref().is_some_and(|p| p.listen.is_empty()) {
         bad.add(
@@ -272,7 +280,7 @@ fn front(c: &GatewayConfig, bad: &mut Complaints) -> Option<FrontPlan> {
         .import
         .iter()
         .enumerate()
-        .filter_map(|(i, import)| one_import(i, import, &mut seen, bad))
+        .filter_map(|(i, import)| one_import(i, import, seen, bad))
         .collect();
     limits(&c.limits, bad);
     Some(FrontPlan {
@@ -302,7 +310,12 @@ fn one_import(
     })
 }
 
-fn listen(key: &str, text: &str, seen: &mut HashSet<SocketAddr>, bad: &mut Complaints) -> Option<SocketAddr> {
+pub(super) fn listen(
+    key: &str,
+    text: &str,
+    seen: &mut HashSet<SocketAddr>,
+    bad: &mut Complaints,
+) -> Option<SocketAddr> {
     let Ok(address) = text.parse::<SocketAddr>() else {
         bad.add(
             key,

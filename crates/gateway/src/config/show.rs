@@ -31,6 +31,12 @@ impl GatewayPlan {
                 ));
             }
         }
+        if let Some(b) = &self.broker
+            && b.listen.iter().any(|a| !a.ip().is_loopback())
+            && only_loopback(&b.clients)
+        {
+            all.push("broker: it listens for other hosts, but `clients` lets in this one only".into());
+        }
         if self.front.proxy.iter().any(|a| !a.ip().is_loopback()) && only_loopback(&self.front.proxy_clients)
         {
             all.push("proxy: it listens for other hosts, but `clients` lets in this one only".into());
@@ -79,6 +85,17 @@ impl fmt::Display for GatewayPlan {
             writeln!(f, "  export {} at {}", e.name, e.origin)?;
             for rule in e.policy.rules() {
                 writeln!(f, "    allow {rule}")?;
+            }
+        }
+        if let Some(b) = &self.broker {
+            let shown = match b.given {
+                Some(_) => "browsers and command-line devices",
+                None => "command-line devices",
+            };
+            writeln!(f, "  broker published as {}, for {shown}", b.name)?;
+            for a in &b.listen {
+                let tls = if b.tls.is_some() { ", with TLS" } else { "" };
+                writeln!(f, "    events on {a}{tls}, clients {}", list(&b.clients))?;
             }
         }
         for w in self.warnings() {

@@ -1,0 +1,38 @@
+//! Public ingress: host names under which this gateway is reached from outside, through the hubs that let its domain publish
+//! them. A hub passes on what it reads from a client, ClientHello included; TLS ends here, and what is inside is given to a
+//! [`Handler`]. Knows nothing of what is served.
+
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+use hawser_proto::HostName;
+use hawser_session::{BoxedCarrier, record::Records};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+/// What the client says and hears, beneath TLS. HTTP/1.1 was agreed upon, or nothing was.
+pub type VisitStream = TlsStream<Records<BoxedCarrier>>;
+
+/// A client from outside. Its network address is known to the hub alone.
+pub struct Visit {
+    /// The name that it asked for.
+    pub name: HostName,
+    /// Whether it verifies this gateway by the domain's root (ALPN `hawser-device/1`), rather than by a public certificate.
+    pub by_root: bool,
+    /// The connection.
+    pub stream: VisitStream,
+    /// Cancelled when the gateway is draining: what is under way may end, nothing more is to begin.
+    pub drain: CancellationToken,
+}
+
+impl fmt::Debug for Visit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Visit({})", self.name)
+    }
+}
+
+/// Serves what is published.
+pub trait Handler: Send + Sync + 'static {
+    /// Serves one client until its connection ends. Runs as a task of its own, and is dropped when the gateway stops.
+    fn visit(&self, visit: Visit) -> BoxFuture<'static, ()>;
+}
