@@ -2,5 +2,6 @@
 //! reaches the right person's right device. Plaintext exists here and on that device only.
 
 pub mod directory;
+pub mod page;
 
 pub use directory::{Directory, DirectoryError};
