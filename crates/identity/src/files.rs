@@ -161,7 +161,7 @@ fn place(path: &Path, content: &[u8], put: impl FnOnce(&Path, &Path) -> io::Resu
 }
 
 /// A file's content, and its permission bits at the same moment.
-fn read(path: &Path, expected: &'static str) -> Result<(Zeroizing<Vec<u8>>, u32), IdentityError> {
+pub(crate) fn read(path: &Path, expected: &'static str) -> Result<(Zeroizing<Vec<u8>>, u32), IdentityError> {
     let file = fs::File::open(path).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => IdentityError::Missing {
             path: path.into(),

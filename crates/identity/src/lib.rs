@@ -10,6 +10,7 @@ mod certificate;
 mod error;
 mod files;
 mod fingerprint;
+mod given;
 mod hub;
 mod node;
 pub mod revocation;
@@ -26,6 +27,7 @@ pub use files::{
     prepare_dir, read_certificates, read_private, write_certificates, write_new_private, write_private,
 };
 pub use fingerprint::Fingerprint;
+pub use given::Given;
 pub use hub::HubIdentity;
 pub use node::{Credentials, NodeKey, SharedCredentials};
 pub use revocation::{Accepted, RevocationList, SignedRevocations, Signer};

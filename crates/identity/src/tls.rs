@@ -1,4 +1,5 @@
-//! The TLS configurations of all connections: TLS 1.3 only, no tickets, no resumption, no 0-RTT, no server name sent.
+//! The TLS configurations of all connections: TLS 1.3 only, no tickets, no resumption, no 0-RTT, and no server name sent but
+//! by devices, which are told by it what they ask for.
 //!
 //! Resumption stays off because verifiers are not asked on it: a peer that was revoked would get in again. Servers refuse a
 //! client that does not offer the right protocol (ALPN); clients ask [`check_protocol`] after the handshake.
@@ -7,7 +8,9 @@ mod verify;
 
 use std::sync::Arc;
 
-use hawser_proto::{ALPN_END_TO_END, ALPN_HOP, ALPN_JOIN, ALPN_REPLICATION, DomainName, NodeId, UnixTime};
+use hawser_proto::{
+    ALPN_DEVICE, ALPN_END_TO_END, ALPN_HOP, ALPN_JOIN, ALPN_REPLICATION, DomainName, NodeId, UnixTime,
+};
 use rustls::{
     ClientConfig, CommonState, ServerConfig,
     client::{ResolvesClientCert, Resumption, danger::ServerCertVerifier},
@@ -22,7 +25,7 @@ use rustls::{
 };
 
 use crate::error::Utc;
-use crate::{Fingerprint, HubIdentity, IdentityError, Proved, SharedCredentials, SharedTrust, Trust};
+use crate::{Fingerprint, Given, HubIdentity, IdentityError, Proved, SharedCredentials, SharedTrust, Trust};
 use verify::{Clients, Gateway, IssuerByRoot, Pinned, Who};
 
 /// ALPN of the session between a joiner without a certificate and an issuer of its domain.
@@ -42,6 +45,37 @@ pub fn hub_hop(hub: &HubIdentity, trust: SharedTrust) -> Result<Arc<ServerConfig
 /// A hub towards holders of a one-time token ([`ALPN_JOIN`]): no client certificate.
 pub fn hub_join(hub: &HubIdentity) -> Result<Arc<ServerConfig>, IdentityError> {
     server(provider(hop_groups()), None, Own::Hub(hub.clone()), ALPN_JOIN)
+}
+
+/// A hub's mailbox towards devices that pin its key ([`ALPN_DEVICE`]): no client certificate, devices prove themselves inside.
+pub fn hub_device(hub: &HubIdentity) -> Result<Arc<ServerConfig>, IdentityError> {
+    server(provider(hop_groups()), None, Own::Hub(hub.clone()), ALPN_DEVICE)
+}
+
+/// A gateway under a published name, towards devices that know its domain's root by fingerprint ([`ALPN_DEVICE`]).
+pub fn gateway_device(own: SharedCredentials) -> Result<Arc<ServerConfig>, IdentityError> {
+    server(provider(hop_groups()), None, Own::Node(own), ALPN_DEVICE)
+}
+
+/// A public name towards everybody who trusts public certificates. HTTP/1.1, where the client says what it speaks.
+pub fn public_server(given: Arc<Given>) -> Result<Arc<ServerConfig>, IdentityError> {
+    server_with(provider(hop_groups()), None, given, b"http/1.1")
+}
+
+/// A device towards the mailbox of a hub whose key it pins ([`ALPN_DEVICE`]). The server's name is sent.
+pub fn device_mailbox(pin: Fingerprint) -> Result<Arc<ClientConfig>, IdentityError> {
+    named(client(
+        provider(hop_groups()),
+        Pinned::new(pin),
+        None,
+        ALPN_DEVICE,
+    )?)
+}
+
+/// A device towards the gateway of a domain whose root it knows by fingerprint ([`ALPN_DEVICE`]). The server's name is sent.
+pub fn device_control(domain: DomainName, root: Fingerprint) -> Result<Arc<ClientConfig>, IdentityError> {
+    let verifier = IssuerByRoot::new(domain, root);
+    named(client(provider(hop_groups()), verifier, None, ALPN_DEVICE)?)
 }
 
 /// A gateway or host towards a hub whose key is pinned ([`ALPN_HOP`]).
@@ -217,6 +251,15 @@ fn server(
     own: Own,
     alpn: &'static [u8],
 ) -> Result<Arc<ServerConfig>, IdentityError> {
+    server_with(provider, clients, Arc::new(own), alpn)
+}
+
+fn server_with(
+    provider: Arc<CryptoProvider>,
+    clients: Option<Clients>,
+    own: Arc<dyn ResolvesServerCert>,
+    alpn: &'static [u8],
+) -> Result<Arc<ServerConfig>, IdentityError> {
     let builder = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(|e| make(&e))?;
@@ -226,7 +269,7 @@ fn server(
         }
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(own));
+    let mut config = builder.with_cert_resolver(own);
     config.alpn_protocols = vec![alpn.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -254,6 +297,12 @@ fn client(
     config.enable_sni = false;
     config.enable_early_data = false;
     Ok(Arc::new(config))
+}
+
+/// The same, sending the name of the server.
+fn named(mut config: Arc<ClientConfig>) -> Result<Arc<ClientConfig>, IdentityError> {
+    Arc::make_mut(&mut config).enable_sni = true;
+    Ok(config)
 }
 
 fn make(error: &rustls::Error) -> IdentityError {
