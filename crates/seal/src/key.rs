@@ -13,17 +13,19 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hawser_identity::{IdentityError, read_private, write_new_private};
 use hawser_proto::broker::{
     KeyId,
-    envelope::SIGNATURE,
+    envelope::{SIGNATURE, encoded, whole},
     statement::{Signed, Statement},
 };
 use minicbor::{Decode, Encode};
 use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use zeroize::Zeroizing;
 
-use crate::{SealError, random, sha256};
+use crate::{SealError, aead, random, sha256};
 
 /// Bytes of a P-256 public key (SEC 1, uncompressed).
 const POINT: usize = 65;
+/// Additional data of a device's wrapped keys.
+const WRAPPED: &[u8] = b"hawser-device-keys/1\0";
 
 /// A P-256 public key that is a point of its curve.
 #[derive(Clone)]
@@ -191,7 +193,7 @@ impl SigningKey {
 
     /// Signs a statement.
     pub fn sign<T: Statement>(&self, statement: &T) -> Result<Signed<T>, SealError> {
-        let payload = hawser_proto::broker::envelope::encoded(statement);
+        let payload = encoded(statement);
         let signature = self.sign_bytes(&[T::CONTEXT, &payload].concat())?;
         Ok(Signed::new(payload, signature))
     }
@@ -318,23 +320,28 @@ impl DeviceKeys {
         })
     }
 
-    /// From [`DeviceKeys::to_bytes`].
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SealError> {
-        let kept: Kept =
-            hawser_proto::broker::envelope::whole(bytes).map_err(|source| SealError::Malformed {
-                what: "a device's keys:",
-                source,
-            })?;
-        Self::new(SigningKey::from_pkcs8(&kept.signing)?, kept.sealing)
+    /// From [`DeviceKeys::to_wrapped`]; `None` inside: another key, or changed.
+    pub fn from_wrapped(bytes: &[u8], key: &[u8; 32]) -> Result<Option<Self>, SealError> {
+        let opened = bytes
+            .split_first_chunk::<12>()
+            .and_then(|(nonce, sealed)| aead::open(key, *nonce, WRAPPED, sealed));
+        let Some(plain) = opened else { return Ok(None) };
+        let kept: Kept = whole(&plain).map_err(|source| SealError::Malformed {
+            what: "a device's keys are",
+            source,
+        })?;
+        Self::new(SigningKey::from_pkcs8(&kept.signing)?, kept.sealing).map(Some)
     }
 
-    /// Both private keys, to be wrapped before they are written anywhere.
-    pub fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    /// Both private keys, encrypted (AES-256-GCM) under a key that only the user can make again.
+    pub fn to_wrapped(&self, key: &[u8; 32]) -> Result<Vec<u8>, SealError> {
         let kept = Kept {
             signing: self.signing.to_pkcs8()?.to_vec(),
             sealing: *self.sealing,
         };
-        Ok(Zeroizing::new(hawser_proto::broker::envelope::encoded(&kept)))
+        let nonce = random::<12>()?;
+        let sealed = aead::seal(key, nonce, WRAPPED, encoded(&kept))?;
+        Ok([&nonce[..], &sealed].concat())
     }
 
     /// Signs proofs, acknowledgements, requests.

@@ -20,7 +20,11 @@ mod pad;
 pub mod receipt;
 mod replays;
 mod statement;
+#[cfg(test)]
+mod testing;
 pub mod token;
+#[cfg(test)]
+mod vectors;
 
 pub use arrivals::{Arrival, Arrivals, Withheld};
 pub use envelope::{EpochKey, Post, SealedContent, answer, seal};

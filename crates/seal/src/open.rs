@@ -209,3 +209,6 @@ impl std::fmt::Debug for Opener {
         write!(f, "Opener({})", self.me.device)
     }
 }
+
+#[cfg(test)]
+mod tests;
