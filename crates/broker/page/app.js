@@ -161,7 +161,8 @@ function showEnrol(record) {
 
 function suggestedName() {
   const platform = navigator.userAgentData?.platform ?? navigator.platform ?? "";
-  const brand = navigator.userAgentData?.brands?.find(({ brand: name }) => !/not.?a.?brand|chromium/i.test(name))?.brand;
+  const brands = (navigator.userAgentData?.brands ?? []).map(({ brand }) => brand).filter((name) => !/not.?a.?brand/i.test(name));
+  const brand = brands.find((name) => name !== "Chromium") ?? brands[0];
   return [brand ?? "Browser", platform && `on ${platform}`].filter(Boolean).join(" ");
 }
 

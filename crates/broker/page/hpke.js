@@ -23,9 +23,7 @@ export const publicBytes = async (key) => new Uint8Array(await crypto.subtle.exp
  * where it does not open.
  */
 export async function open(recipient, sealed, info, aad) {
-  const enc = sealed.subarray(0, ENCAPSULATED);
-  const sender = await importPublic(enc);
-  const shared = await agree(recipient.privateKey, sender, concat(enc, recipient.publicBytes));
+  const shared = await decapsulate(recipient, sealed.subarray(0, ENCAPSULATED));
   const { key, nonce } = await schedule(shared, info, "decrypt");
   const opened = await crypto.subtle.decrypt(
     { name: "AES-GCM", iv: nonce, additionalData: aad },
@@ -33,6 +31,11 @@ export async function open(recipient, sealed, info, aad) {
     sealed.subarray(ENCAPSULATED),
   );
   return new Uint8Array(opened);
+}
+
+/** The secret that an encapsulated key stands for (`Decap`). */
+export async function decapsulate(recipient, enc) {
+  return agree(recipient.privateKey, await importPublic(enc), concat(enc, recipient.publicBytes));
 }
 
 /** Seals to a public key's bytes, as `enc || ciphertext`. `ephemeral` is for tests with known keys. */

@@ -56,7 +56,8 @@ export class Reader {
   /** Adds one that has just come. */
   add(message) {
     this.#messages.unshift(message);
-    this.#list();
+    byId("empty").hidden = true;
+    byId("list").prepend(element("li", "", this.#item(message)));
   }
 
   /** Opens the message with this number, if it is here. */

@@ -5,9 +5,9 @@ import { framed } from "./trust.js";
 
 /** The frame's only style. The page's policy allows it by its hash. */
 export const FRAME_STYLE =
-  ":root{color-scheme:light dark;font:1rem/1.55 system-ui,sans-serif}body{margin:0;padding:.25rem;overflow-wrap:anywhere;background:Canvas;color:CanvasText}img{max-width:100%;height:auto}pre{white-space:pre-wrap}table{border-collapse:collapse}td,th{border:1px solid GrayText;padding:.25rem .5rem;text-align:start}blockquote{margin-inline:0;padding-inline-start:1rem;border-inline-start:3px solid GrayText}a{color:LinkText}";
+  ":root{color-scheme:light dark;font:1rem/1.55 system-ui,sans-serif}body{margin:0;padding:.75rem;overflow-wrap:anywhere;background:Canvas;color:CanvasText}img{max-width:100%;height:auto}pre{white-space:pre-wrap}table{border-collapse:collapse}td,th{border:1px solid GrayText;padding:.25rem .5rem;text-align:start}blockquote{margin-inline:0;padding-inline-start:1rem;border-inline-start:3px solid GrayText}a:link{color:LinkText}";
 /** Its hash, as policies have it. */
-export const FRAME_STYLE_HASH = "sha256-ez2vKOGR8xF/FoWw/RN8w0h1+3/WcD+obZJhLAmD0Vk=";
+export const FRAME_STYLE_HASH = "sha256-p5wzWWg1cd+3dzw/nMlNjoEW/T5A1+zxdtnVMxdS16A=";
 
 const IMAGES = ["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/svg+xml"];
 const DROPPED = "script,style,link,meta,base,iframe,frame,object,embed,form,input,button,textarea,select,template,noscript";
@@ -56,12 +56,16 @@ function frame(html) {
   return element;
 }
 
-// Takes out what a sanitised text does not hold, and makes links open windows of their own.
+// Takes out what a sanitised text does not hold, says what a picture from elsewhere would have shown, and makes links open
+// windows of their own.
 function tidy(html) {
   const { body } = new DOMParser().parseFromString(framed(html), "text/html");
   for (const element of body.querySelectorAll(DROPPED)) element.remove();
   for (const element of body.querySelectorAll("*")) {
     for (const { name } of [...element.attributes]) if (/^(on|style$|srcdoc$)/i.test(name)) element.removeAttribute(name);
+  }
+  for (const image of body.querySelectorAll("img")) {
+    if (!/^data:image\//i.test(image.getAttribute("src") ?? "")) image.replaceWith(image.alt ? `[${image.alt}]` : "");
   }
   for (const link of body.querySelectorAll("a, area")) {
     if (/^(https?|mailto|tel):/i.test(link.getAttribute("href") ?? "")) {

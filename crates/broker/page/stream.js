@@ -105,7 +105,7 @@ async function once({ connect, take, signal, live, heard }) {
     const parser = new Parser();
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch(broken(either));
       if (done) return;
       heard();
       watch.reset();
@@ -117,6 +117,11 @@ async function once({ connect, take, signal, live, heard }) {
     dead.abort();
   }
 }
+
+// The browser's words for a broken connection tell a user nothing.
+const broken = (signal) => (error) => {
+  throw signal.aborted ? signal.reason : new Error("the connection to the mailbox broke", { cause: error });
+};
 
 function watchdog(bark) {
   let timer = setTimeout(bark, SILENCE);

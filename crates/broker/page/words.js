@@ -44,7 +44,7 @@ export function offline({ error, wait }) {
 /** What to say of a revocation, as the mailbox tells it, and whether the organisation confirms it. */
 export function revoked({ confirmed }) {
   return confirmed
-    ? "Your organisation has revoked this device. Nothing new will be opened here. Remove what is kept on it below, or ask your administrator for a new enrolment link."
+    ? "Your organisation has revoked this device. Nothing new will be opened here. Under “This device” you can remove what is kept here; for a new enrolment link ask your administrator."
     : "The mailbox says that this device is revoked, but your organisation does not confirm it, or cannot be reached. Load the page again later; if it stays like this, ask your administrator.";
 }
 
