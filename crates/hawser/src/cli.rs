@@ -4,6 +4,8 @@
     reason = "comments here are help on a terminal, where [hub] is a table's name"
 )]
 
+pub(crate) mod people;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueHint};
@@ -191,6 +193,52 @@ Exit code 1 when a row fails; warnings alone leave it 0.")]
     /// Runs virtual machines that can be protected.
     #[command(subcommand)]
     Vm(VmCommand),
+    /// Adds, lists and removes the users to whose devices events go.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  hawser user add alice bob@acme.example
+  hawser enrol alice              a link by which alice makes a device hers
+  hawser user list"
+    )]
+    User(people::UserCommand),
+    /// Adds, lists and removes groups of users.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  hawser group add on-call
+  hawser group join on-call alice bob@acme.example"
+    )]
+    Group(people::GroupCommand),
+    /// Adds, lists and removes the applications that may publish events.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  hawser application add mail > mail.token
+  curl -H \"Authorization: Bearer $(cat mail.token)\" -H 'Content-Type: text/plain' -H 'ce-specversion: 1.0' -H 'ce-id: 1' \\
+    -H 'ce-source: /mail' -H 'ce-type: message' -H 'ce-recipient: user:alice' -d 'Hello' http://127.0.0.1:8500/v1/events"
+    )]
+    Application(people::ApplicationCommand),
+    /// Makes a link by which one device becomes a user's.
+    #[command(after_help = "\
+The link is the only thing on standard output; on a terminal a code for a camera is drawn on standard error.
+
+Examples:
+  hawser enrol alice
+  hawser enrol alice | ssh laptop hawser device enrol")]
+    Enrol(people::EnrolArgs),
+    /// Lists and revokes devices.
+    #[command(subcommand)]
+    Device(people::DeviceCommand),
+    /// Shows who changed users, groups, applications and devices, and checks that nobody changed the log itself.
+    #[command(after_help = "\
+Examples:
+  hawser audit --last 20
+  hawser audit --since 17:4f1c... > /dev/null     fails if what was there has been rewritten")]
+    Audit(people::AuditArgs),
     /// Prints a completion script for a shell.
     #[command(after_help = "\
 Examples:

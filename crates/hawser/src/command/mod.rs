@@ -7,6 +7,7 @@ mod domain;
 mod hub;
 mod join;
 mod man;
+mod people;
 mod protect;
 mod reference;
 mod services;
@@ -46,6 +47,12 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Check { output } => check::run(config, output),
         Command::Doctor { output, timeout } => small(doctor::run(config, output, timeout)),
         Command::Vm(command) => vm::run(command),
+        Command::User(command) => small(people::user(config, command)),
+        Command::Group(command) => small(people::group(config, command)),
+        Command::Application(command) => small(people::application(config, command)),
+        Command::Enrol(args) => small(people::enrol(config, args)),
+        Command::Device(command) => small(people::device(config, command)),
+        Command::Audit(args) => small(people::audit(config, args)),
         Command::Completions { shell } => completions::run(shell),
         Command::Man { directory } => man::run(directory.as_deref()),
         Command::Reference { page } => reference::run(page),

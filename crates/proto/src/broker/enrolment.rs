@@ -36,7 +36,7 @@ pub struct Fragment {
     /// The domain.
     #[n(2)]
     pub domain: DomainName,
-    /// SHA-256 of the domain's root certificate: what a command-line device trusts control by.
+    /// SHA-256 of the public key (SubjectPublicKeyInfo) of the domain's root: what a command-line device trusts control by.
     #[cbor(n(3), with = "minicbor::bytes")]
     pub root: [u8; 32],
 }
