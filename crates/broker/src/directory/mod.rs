@@ -25,7 +25,9 @@ use zeroize::Zeroizing;
 pub use audit::{Audit, Entry, Head};
 pub use devices::{Device, NewDevice, Revocation};
 pub use links::{Link, Spent};
-use records::{APPLICATIONS, ApplicationRecord, GROUPS, GroupRecord, USERS, UserRecord};
+use records::{
+    APPLICATIONS, ApplicationRecord, GROUPS, GroupRecord, HOME, HOME_KEY, HomeRecord, USERS, UserRecord,
+};
 pub use snapshot::Snapshot;
 
 /// Most members of a group.
@@ -371,6 +373,18 @@ impl Directory {
             })
         };
         Ok(entries.into_iter().filter_map(view).collect())
+    }
+
+    /// The hub whose mailbox the domain's devices have: SHA-256 of its public key. `None`: none has answered yet.
+    pub async fn home(&self) -> Result<Option<[u8; 32]>, DirectoryError> {
+        let home = self.store.bucket::<HomeRecord>(HOME).get(HOME_KEY).await?;
+        Ok(home.map(|(record, _)| record.pin))
+    }
+
+    /// Writes down the hub whose mailbox the domain's devices have.
+    pub async fn set_home(&self, pin: [u8; 32]) -> Result<(), DirectoryError> {
+        self.store.bucket(HOME).put(HOME_KEY, &HomeRecord { pin }).await?;
+        Ok(())
     }
 
     async fn log(&self, action: &str, subject: &str, detail: &str) -> Result<(), DirectoryError> {

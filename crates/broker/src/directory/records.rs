@@ -167,3 +167,16 @@ pub(crate) struct ContactRecord {
     #[n(2)]
     pub(crate) connected: bool,
 }
+
+/// What the domain's devices have for a mailbox, at [`HOME_KEY`].
+pub(crate) const HOME: &str = "broker.home";
+/// The only key of [`HOME`].
+pub(crate) const HOME_KEY: &str = "mailbox";
+
+/// Of [`HOME`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct HomeRecord {
+    /// SHA-256 of the hub's public key.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub(crate) pin: [u8; 32],
+}
