@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     policy::{Policy, PolicyError},
+    publish::{PublishError, Publishing},
     registry::RegistryLimits,
     tickets::TicketLimits,
+    visit::VisitorLimits,
 };
 
 /// A hub: lets gateways of admitted domains find each other, and moves their bytes without reading them.
@@ -36,6 +38,9 @@ pub struct HubConfig {
     /// Who may call what. Whatever no rule allows is refused.
     #[serde(default)]
     pub allow: Vec<Allow>,
+    /// Who may publish what to clients outside. Whatever no rule allows is refused.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
     /// Bounds on what others can make the hub hold.
     #[serde(default)]
     pub limits: Limits,
@@ -52,6 +57,17 @@ pub struct Allow {
     pub to: String,
     /// Names of services without their domain, or ["*"] for all that the domain has.
     pub services: Vec<String>,
+}
+
+/// Lets the gateways of a domain be reached from outside under host names, whose addresses must lead to this hub. What
+/// clients say passes through it unread: TLS ends at the gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// The domain.
+    pub domain: String,
+    /// The names, as clients ask for them: ["devices.acme.example"]. A name belongs to one domain.
+    pub names: Vec<String>,
 }
 
 /// Bounds on what others can make the hub hold. Over a bound the newcomer is refused, never somebody who is there.
@@ -78,6 +94,12 @@ pub struct Limits {
     pub granted_per_gateway: usize,
     /// The same, from one gateway to one other.
     pub granted_per_pair: usize,
+    /// Clients of published names at a time. Each takes a data session, too.
+    pub visitors: usize,
+    /// Clients of one published name at a time.
+    pub visitors_per_name: usize,
+    /// Clients of published names at a time, from one IPv4 address or IPv6 /64.
+    pub visitors_per_source: usize,
     /// Idle pipes kept for moving bytes. Each takes two file descriptors.
     pub pipes: usize,
 }
@@ -94,6 +116,9 @@ impl Default for Limits {
             sessions: 16384,
             granted_per_gateway: 1024,
             granted_per_pair: 512,
+            visitors: 8192,
+            visitors_per_name: 4096,
+            visitors_per_source: 256,
             pipes: 64,
         }
     }
@@ -105,6 +130,15 @@ impl Limits {
         RegistryLimits {
             gateways: self.gateways,
             per_domain: self.gateways_per_domain,
+        }
+    }
+
+    /// What counting visitors needs of it.
+    pub(crate) fn visitors(&self) -> VisitorLimits {
+        VisitorLimits {
+            total: self.visitors,
+            per_name: self.visitors_per_name,
+            per_source: self.visitors_per_source,
         }
     }
 
@@ -162,6 +196,9 @@ pub enum ConfigError {
     /// A rule.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// A rule of who may publish what.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
 }
 
 impl HubConfig {
@@ -176,6 +213,7 @@ impl HubConfig {
                 .map_err(|_| ConfigError::Public(self.public.clone()))?,
             drain: self.drain,
             policy: Policy::new(&self.allow)?,
+            publishing: Publishing::new(&self.publish)?,
             limits: checked(&self.limits)?,
         })
     }
@@ -189,6 +227,7 @@ pub struct HubPlan {
     pub(crate) public: HubAddress,
     pub(crate) drain: Duration,
     pub(crate) policy: Policy,
+    pub(crate) publishing: Publishing,
     pub(crate) limits: Limits,
 }
 
@@ -217,6 +256,11 @@ impl HubPlan {
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
+
+    /// Who may publish what.
+    pub fn publishing(&self) -> &Publishing {
+        &self.publishing
+    }
 }
 
 impl fmt::Display for HubPlan {
@@ -232,13 +276,22 @@ impl fmt::Display for HubPlan {
         )?;
         writeln!(f, "  on shutdown gives open sessions {}", humantime(self.drain))?;
         if self.policy.is_empty() {
-            return write!(
+            write!(
                 f,
                 "  allows nothing: no domain may call another until there is an [[hub.allow]] rule"
-            );
+            )?;
+        } else {
+            write!(f, "  allows:")?;
+            self.policy
+                .lines()
+                .try_for_each(|line| write!(f, "\n    {line}"))?;
         }
-        write!(f, "  allows:")?;
-        self.policy.lines().try_for_each(|line| write!(f, "\n    {line}"))
+        if !self.publishing.is_empty() {
+            write!(f, "\n  passes clients from outside through:")?;
+        }
+        self.publishing
+            .lines()
+            .try_for_each(|line| write!(f, "\n    {line}"))
     }
 }
 
@@ -272,6 +325,9 @@ fn checked(limits: &Limits) -> Result<Limits, ConfigError> {
         ("sessions", limits.sessions),
         ("granted_per_gateway", limits.granted_per_gateway),
         ("granted_per_pair", limits.granted_per_pair),
+        ("visitors", limits.visitors),
+        ("visitors_per_name", limits.visitors_per_name),
+        ("visitors_per_source", limits.visitors_per_source),
     ];
     if let Some((key, value)) = counts.into_iter().find(|(_, n)| !(1..=1_000_000).contains(n)) {
         return Err(ConfigError::Limit {
@@ -301,6 +357,7 @@ mod tests {
             public: "hub.example.org:8443".into(),
             drain: default_drain(),
             allow: Vec::new(),
+            publish: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -314,8 +371,13 @@ mod tests {
             to: "beta".into(),
             services: vec!["orders".into(), "ledger".into()],
         });
+        c.publish.push(Publish {
+            domain: "acme".into(),
+            names: vec!["devices.acme.example".into()],
+        });
         let plan = c.check().unwrap().to_string();
         for line in [
+            "acme may publish devices.acme.example",
             "hub reached as hub.example.org:8443",
             "listens on 0.0.0.0:8443",
             "gives open sessions 30s",

@@ -11,7 +11,7 @@ use std::{
 use hawser_proto::{
     Role, UnixTime, VERSION,
     arbiter::{Answer, Ask, Denial},
-    control::{DEAD_AFTER, PING_EVERY, Target, ToGateway, ToHub},
+    control::{DEAD_AFTER, PING_EVERY, Publishing, Target, ToGateway, ToHub},
 };
 use hawser_session::hop::{ControlReceiver, ControlSender, HopError};
 use tokio::{
@@ -52,7 +52,9 @@ enum End {
     Stopped,
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    #[error("it is a host, and registered what only a gateway may: services, an issuer or join offers")]
+    #[error(
+        "it is a host, and registered what only a gateway may: services, an issuer, join offers or published names"
+    )]
     Host,
     #[error("it sent a revocation list that is none: {0}")]
     List(ListError),
@@ -110,6 +112,7 @@ async fn serve(
         registered: false,
         routes: None,
         number: 0,
+        publishing: Vec::new(),
         lists: HashMap::new(),
         told_draining: false,
         heard: Instant::now(),
@@ -195,6 +198,8 @@ struct Control {
     /// What the gateway was told last.
     routes: Option<Arc<Snapshot>>,
     number: u64,
+    /// What the gateway was told last of the names that it publishes.
+    publishing: Vec<Publishing>,
     /// Numbers of the revocation lists that the gateway knows, by key.
     lists: HashMap<String, u64>,
     told_draining: bool,
@@ -205,6 +210,7 @@ struct Control {
 struct News {
     routes: Option<Arc<Snapshot>>,
     lists: Vec<KnownList>,
+    publishing: Option<Vec<Publishing>>,
     draining: bool,
 }
 
@@ -217,13 +223,14 @@ impl Control {
                 issuer,
                 draining,
                 joins,
-                publishes: _,
+                publishes,
             } => {
                 self.register(Registered {
                     services,
                     issuer,
                     draining,
                     joins,
+                    publishes,
                 })
                 .await
             }
@@ -243,7 +250,10 @@ impl Control {
 
     async fn register(&mut self, what: Registered) -> Result<(), End> {
         if self.connected.party.id.role == Role::Host
-            && (what.issuer || !what.services.is_empty() || !what.joins.is_empty())
+            && (what.issuer
+                || !what.services.is_empty()
+                || !what.joins.is_empty()
+                || !what.publishes.is_empty())
         {
             return Err(End::Host);
         }
@@ -357,6 +367,10 @@ impl Control {
             self.lists.insert(list.key, list.number);
             self.say(&ToGateway::Revocations(list.bytes)).await?;
         }
+        if let Some(publishing) = news.publishing {
+            self.publishing.clone_from(&publishing);
+            self.say(&ToGateway::Publishing(publishing)).await?;
+        }
         if news.draining {
             self.told_draining = true;
             self.say(&ToGateway::Draining).await?;
@@ -389,8 +403,20 @@ impl Control {
             .filter(|l| self.lists.get(&l.key).is_none_or(|known| *known < l.number))
             .cloned()
             .collect();
+        let publishing: Vec<_> = switch
+            .registry
+            .gateway(&self.connected.party.id)
+            .and_then(|g| g.registered.as_ref())
+            .into_iter()
+            .flat_map(|registered| &registered.publishes)
+            .map(|name| Publishing {
+                name: name.clone(),
+                allowed: switch.publishing.allows(domain, name),
+            })
+            .collect();
         News {
             routes,
+            publishing: (publishing != self.publishing).then_some(publishing),
             lists,
             draining: switch.draining && !self.told_draining,
         }

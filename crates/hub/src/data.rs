@@ -3,14 +3,21 @@
 //! The side that comes first holds a task that waits; the second hands its connection over and is done. What happens in
 //! which order is decided by [`Pair`]. Under the hop TLS only until READY; what is relayed after that is the gateways' own.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use hawser_proto::hop::{TICKET_LIFE, Ticket};
-use hawser_session::{hop::Half, relay::relay_counting};
+use hawser_session::{
+    hop::{Half, HopError, Visitor},
+    relay::relay_counting,
+};
 use tokio::{
+    io::AsyncWriteExt,
     net::TcpStream,
     sync::oneshot,
-    time::{Instant as TokioInstant, sleep_until},
+    time::{Instant as TokioInstant, sleep_until, timeout},
 };
 
 use crate::{
@@ -20,6 +27,7 @@ use crate::{
     refusal::Refusal,
     shared::{Party, Shared},
     tickets::PairId,
+    visit::{self, Stay},
 };
 
 /// What the first side leaves for the second: where to hand its connection over.
@@ -28,11 +36,54 @@ pub(crate) type Word = oneshot::Sender<Comer>;
 /// One side, with its ticket taken.
 #[derive(Debug)]
 pub(crate) struct Comer {
-    pub(crate) half: Half,
-    /// None for a joiner.
+    pub(crate) end: End,
+    /// None for a joiner or visitor.
     pub(crate) party: Option<Arc<Party>>,
-    /// Held by a joiner, which has proved no identity.
+    /// Held by a joiner or visitor, which has proved no identity.
     pub(crate) place: Option<Place>,
+}
+
+/// The connection of one side.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Under the hop TLS.
+    Hop(Half),
+    /// A client from outside, which knows nothing of hops, and speaks first without being told to.
+    Visitor(Visitor, Stay),
+}
+
+/// The dialling side, told that it may speak.
+struct Told {
+    tcp: TcpStream,
+    /// What it has said already.
+    said: Vec<u8>,
+    stay: Option<Box<Stay>>,
+}
+
+impl End {
+    /// Completes when this side has gone away, or has spoken out of turn. Cancel safe.
+    async fn closed(&mut self) {
+        match self {
+            End::Hop(half) => half.closed().await,
+            End::Visitor(visitor, _) => visitor.closed().await,
+        }
+    }
+
+    /// Tells the dialling side that it may speak.
+    async fn ready(self) -> Result<Told, HopError> {
+        match self {
+            End::Hop(half) => Ok(Told {
+                tcp: half.ready().await?,
+                said: Vec::new(),
+                stay: None,
+            }),
+            End::Visitor(Visitor { stream, hello, .. }, stay) => Ok(Told {
+                tcp: stream,
+                said: hello,
+                stay: Some(Box::new(stay)),
+            }),
+        }
+    }
 }
 
 /// A gateway shows a ticket.
@@ -47,7 +98,7 @@ pub(crate) async fn show(shared: Arc<Shared>, party: Arc<Party>, ticket: Ticket,
     };
     tracing::debug!(id = %party.id, pair = %redeemed.pair, side = ?redeemed.side, "ticket taken");
     let comer = Comer {
-        half,
+        end: End::Hop(half),
         party: Some(party),
         place: None,
     };
@@ -71,7 +122,7 @@ pub(crate) async fn come(shared: Arc<Shared>, pair: PairId, side: Side, until: I
             // The first side's task takes what it was promised, whatever becomes of the pair.
             if let Err(comer) = word.send(comer) {
                 let gone = Refusal::Pairing(Why::Died(side.other()));
-                refuse(&shared, comer.half, &gone).await;
+                turn_away(&shared, comer.end, &gone).await;
             }
         }
     }
@@ -125,7 +176,7 @@ impl Meeting {
                 // The second side sends what it took the word for; if not, the pair ignores this and the first is let go.
                 Err(_) => (Event::Died(side.other()), None),
             },
-            () = first.half.closed() => (Event::Died(side), None),
+            () = first.end.closed() => (Event::Died(side), None),
             () = sleep_until(until) => (Event::Expired, None),
         }
     }
@@ -140,16 +191,24 @@ impl Meeting {
         let refusal = Refusal::Pairing(free.why);
         self.log(&refusal);
         if free.refuse.is_some() {
-            refuse(&self.shared, first.half, &refusal).await;
+            turn_away(&self.shared, first.end, &refusal).await;
         }
         if !alone && let Ok(second) = other.await {
-            refuse(&self.shared, second.half, &refusal).await;
+            turn_away(&self.shared, second.end, &refusal).await;
         }
     }
 
     /// Both are there: READY, GO, READY, and bytes.
     async fn offer(self, mut state: Pair, mut dialling: Comer, accepting: Comer) {
-        let both = [dialling.party.clone(), accepting.party.clone()];
+        let served = match (&dialling.end, &accepting.party) {
+            (End::Visitor(visitor, _), Some(party)) => Some(party.publishing(visitor.name.clone())),
+            (_, party) => party.clone(),
+        };
+        let both = [dialling.party.clone(), served];
+        let End::Hop(accepting) = accepting.end else {
+            // Visitors are never the accepting side.
+            return;
+        };
         self.living.belongs_to(both.clone());
         let deadline = sleep_until(TokioInstant::now() + TICKET_LIFE);
         let cut = self.living.life().token();
@@ -162,11 +221,11 @@ impl Meeting {
             None => tokio::select! {
                 biased;
                 () = cut.cancelled() => Event::Cut,
-                gone = accepting.half.ready_go() => match gone {
+                gone = accepting.ready_go() => match gone {
                     Ok(tcp) => { raw = Some(tcp); Event::Went }
                     Err(_) => Event::Died(Side::Accepting),
                 },
-                () = dialling.half.closed() => Event::Died(Side::Dialling),
+                () = dialling.end.closed() => Event::Died(Side::Dialling),
                 () = deadline => Event::Expired,
             },
         };
@@ -176,7 +235,7 @@ impl Meeting {
                 let refusal = Refusal::Pairing(free.why);
                 self.log(&refusal);
                 if free.refuse == Some(Side::Dialling) {
-                    refuse(&self.shared, dialling.half, &refusal).await;
+                    turn_away(&self.shared, dialling.end, &refusal).await;
                 }
             }
             _ => {}
@@ -187,25 +246,43 @@ impl Meeting {
         let told = tokio::select! {
             biased;
             () = self.living.life().token().cancelled() => Err(Event::Cut),
-            told = dialling.half.ready() => told.map_err(|_| Event::Died(Side::Dialling)),
+            told = dialling.end.ready() => told.map_err(|_| Event::Died(Side::Dialling)),
         };
         drop(dialling.place);
-        let (event, tcp) = match told {
-            Ok(tcp) => (Event::Told, Some(tcp)),
+        let (event, told) = match told {
+            Ok(told) => (Event::Told, Some(told)),
             Err(event) => (event, None),
         };
-        match (state.on(event), tcp) {
+        match (state.on(event), told) {
             // A task of its own, and a small one: an idle session must cost little.
-            (Step::Relay, Some(dialling)) => {
-                let sessions = self.shared.sessions.clone();
-                sessions.spawn(relayed(self.shared, self.pair, dialling, accepting, self.living));
-            }
+            (Step::Relay, Some(told)) => self.relay(told, accepting).await,
             (Step::Free(free), _) => {
                 let refusal = Refusal::Pairing(free.why);
                 tracing::debug!(pair = %self.pair, reason = refusal.reason(), "session came to nothing");
             }
             _ => {}
         }
+    }
+
+    /// Hands over what the dialling side has said already, and leaves the rest to the relay.
+    async fn relay(self, told: Told, mut accepting: TcpStream) {
+        let Told { tcp, said, stay } = told;
+        if !said.is_empty() {
+            let handed = tokio::select! {
+                biased;
+                () = self.living.life().token().cancelled() => return,
+                handed = timeout(TICKET_LIFE, accepting.write_all(&said)) => handed,
+            };
+            if !matches!(handed, Ok(Ok(()))) {
+                tracing::debug!(pair = %self.pair, "the gateway did not take what its visitor said first");
+                return;
+            }
+            let there = &self.shared.metrics.relayed[0];
+            there.copied.fetch_add(said.len() as u64, Ordering::Relaxed);
+        }
+        let sessions = self.shared.sessions.clone();
+        let relayed = relayed(self.shared, self.pair, tcp, accepting, self.living, stay);
+        sessions.spawn(relayed);
     }
 
     fn log(&self, refusal: &Refusal) {
@@ -220,6 +297,7 @@ async fn relayed(
     dialling: TcpStream,
     accepting: TcpStream,
     living: Living<Party>,
+    _stay: Option<Box<Stay>>,
 ) {
     let open = Open::new(&shared);
     let cut = living.life().token().clone();
@@ -249,7 +327,20 @@ impl Drop for Open<'_> {
     }
 }
 
-/// Tells one side why it is not to be.
+/// Tells one side why it is not to be, as far as it understands.
+async fn turn_away(shared: &Shared, end: End, refusal: &Refusal) {
+    match end {
+        End::Hop(half) => refuse(shared, half, refusal).await,
+        End::Visitor(visitor, _stay) => {
+            shared.metrics.refused(refusal.reason());
+            if let Err(error) = visitor.refuse(visit::alert(refusal)).await {
+                tracing::debug!(%error, "could not tell a visitor of a refusal");
+            }
+        }
+    }
+}
+
+/// Tells a gateway why it is not to be.
 pub(crate) async fn refuse(shared: &Shared, half: Half, refusal: &Refusal) {
     shared.metrics.refused(refusal.reason());
     if let Err(error) = half.refuse(refusal.fault()).await {

@@ -102,7 +102,7 @@ impl Drop for Place {
 }
 
 /// What counts as one source: an IPv4 address, or an IPv6 /64, which one host can have all to itself.
-fn source(from: IpAddr) -> IpAddr {
+pub(crate) fn source(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
         v4 => v4,

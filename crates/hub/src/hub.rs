@@ -112,6 +112,13 @@ impl Hub {
             trust.clone(),
         );
         let listeners = bind(&plan.listen)?;
+        let mut switch = Switch::new(
+            Registry::new(plan.limits.registry()),
+            plan.limits.tickets(),
+            plan.policy.clone(),
+            plan.limits.sessions,
+        );
+        switch.publishing = plan.publishing.clone();
         let shared = Arc::new(Shared::new(Parts {
             identity,
             software: software.into(),
@@ -119,12 +126,7 @@ impl Hub {
             ledger: Ledger::new(&store),
             arbiter: Arbiter::new(&store),
             trust,
-            switch: Switch::new(
-                Registry::new(plan.limits.registry()),
-                plan.limits.tickets(),
-                plan.policy.clone(),
-                plan.limits.sessions,
-            ),
+            switch,
             door: Door::new(door_limits(&plan.limits)),
             limits: plan.limits.clone(),
             metrics: Metrics::register(metrics),
@@ -239,6 +241,7 @@ impl Hub {
                     since: g.handle.since,
                     certificate_ends: g.handle.not_after,
                     services: what.map_or(0, |r| r.services.len()),
+                    publishes: what.map(|r| r.publishes.clone()).unwrap_or_default(),
                     issuer: what.is_some_and(|r| r.issuer),
                     draining: what.is_some_and(|r| r.draining),
                 }
@@ -257,7 +260,9 @@ impl Hub {
             unproved: shared.door.len(),
             bytes_spliced,
             bytes_copied,
+            visitors: shared.visitors.len(),
             allows: switch.policy.lines().collect(),
+            publishes: switch.publishing.lines().collect(),
         }
     }
 
@@ -274,13 +279,15 @@ impl Hub {
     fn apply(&self, plan: &HubPlan) {
         let shared = &self.shared;
         shared.door.limit(door_limits(&plan.limits));
+        shared.visitors.limit(plan.limits.visitors());
         shared.limits.store(Arc::new(plan.limits.clone()));
         shared.change(|s| {
             s.registry.limit(plan.limits.registry());
             s.tickets.limit(plan.limits.tickets());
             s.sessions = plan.limits.sessions;
-            if s.policy != plan.policy {
+            if s.policy != plan.policy || s.publishing != plan.publishing {
                 s.policy = plan.policy.clone();
+                s.publishing = plan.publishing.clone();
                 s.registry.changed();
             }
         });

@@ -8,7 +8,7 @@ use hawser_session::hop::{Half, JoinReply};
 
 use crate::{
     admission::{self, AdmissionError, Application},
-    data::{self, Comer},
+    data::{self, Comer, End},
     door::Place,
     pairing::Side,
     refusal::Refusal,
@@ -75,7 +75,7 @@ pub(crate) async fn pair(
                 shared.metrics.granted.inc();
                 tracing::info!(%from, %domain, issuer = %granted.peer, "pairing a joiner");
                 let comer = Comer {
-                    half,
+                    end: End::Hop(half),
                     party: None,
                     place: Some(place),
                 };

@@ -1,7 +1,7 @@
 //! The hub: lets gateways of admitted domains find each other, decides by policy who may pair, and moves their bytes without
 //! reading them.
 //!
-//! The decisions are sans-I/O ([`registry`], [`policy`], [`tickets`], [`pairing`], and `switch` over them); the shell around
+//! The decisions are sans-I/O ([`registry`], [`policy`], [`publish`], [`tickets`], [`pairing`], and `switch` over them); the shell around
 //! them accepts connections, serves control connections, pairs data sessions and relays. It holds no key that opens what it
 //! relays. Imports `proto`, `identity`, `store` and `session`.
 
@@ -19,15 +19,17 @@ mod lives;
 mod metrics;
 pub mod pairing;
 pub mod policy;
+pub mod publish;
 mod refusal;
 pub mod registry;
 mod shared;
 mod status;
 mod switch;
 pub mod tickets;
+mod visit;
 
 pub use arbiter::{ForgetError, RegisteredMachine, forget_registered, registered};
-pub use config::{Allow, ConfigError, HubConfig, HubPlan, Limits};
+pub use config::{Allow, ConfigError, HubConfig, HubPlan, Limits, Publish};
 pub use hub::{Hub, HubError};
 pub use ledger::{
     Admitted, LedgerError, MAX_TOKEN_LIFE, Subject, admitted, forget, make_token, revoke, revoked,

@@ -19,6 +19,7 @@ use crate::{
     door::{Full, Place},
     join,
     shared::{Party, Shared},
+    visit,
 };
 
 /// Connections that the kernel holds for us.
@@ -68,7 +69,7 @@ async fn arrive(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, place: Pl
     let limit = shared.limits.load().handshake;
     let arrival = tokio::select! {
         () = shared.stop.cancelled() => return,
-        arrival = timeout(limit, shared.hop.accept(tcp, &())) => arrival,
+        arrival = timeout(limit, shared.hop.accept(tcp, &*shared)) => arrival,
     };
     let arrival = match arrival {
         Ok(Ok(arrival)) => arrival,
@@ -101,8 +102,12 @@ async fn arrive(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, place: Pl
             tracing::debug!(%from, id = %proved.id, "a mailbox connection, and there is no mailbox");
             no_mailbox(sender).await;
         }
-        // No names are known here, so that nobody is let in by one.
-        Arrival::Device(_) | Arrival::Visitor(_) => {}
+        // No name leads to a mailbox here.
+        Arrival::Device(_) => {}
+        Arrival::Visitor(visitor) => {
+            shared.metrics.handshake("visitor");
+            visit::run(shared, from, visitor, place).await;
+        }
         Arrival::Session { proved, ticket, half } => {
             shared.metrics.handshake("session");
             let sessions = shared.sessions.clone();

@@ -202,7 +202,7 @@ pub enum Met<W, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tickets::{TicketLimits, Tickets};
+    use crate::tickets::{Asker, TicketLimits, Tickets};
     use hawser_proto::{
         NodeId,
         hop::{TICKET_LIFE, Ticket},
@@ -278,7 +278,9 @@ mod tests {
                 per_pair: 4,
                 remembered: 16,
             });
-            let grant = tickets.grant(now, Some(ids[0].clone()), ids[1].clone()).unwrap();
+            let grant = tickets
+                .grant(now, Asker::Node(ids[0].clone()), ids[1].clone())
+                .unwrap();
             Self {
                 now,
                 ids,

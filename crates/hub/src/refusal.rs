@@ -1,6 +1,6 @@
 //! Everything that a hub refuses to a gateway, with the words for its caller: where it failed, and what can be done.
 
-use hawser_proto::{DomainName, Fault, NodeId, Place};
+use hawser_proto::{DomainName, Fault, HostName, NodeId, Place};
 
 use crate::{
     pairing::{Side, Why},
@@ -34,6 +34,10 @@ pub(crate) enum Refusal {
     Pairing(Why),
     /// No connected issuer of the domain knows the token.
     NoSuchJoin(DomainName),
+    /// No connected gateway publishes the name, or may.
+    NotPublished(HostName),
+    /// As many clients from outside are there as may be, by this limit.
+    Visitors(usize, &'static str),
 }
 
 impl Refusal {
@@ -64,6 +68,8 @@ impl Refusal {
             Refusal::Pairing(Why::Late(_)) => "other-side-late",
             Refusal::Pairing(Why::Cut) => "cut",
             Refusal::NoSuchJoin(_) => "join-token-unknown",
+            Refusal::NotPublished(_) => "name-not-published",
+            Refusal::Visitors(..) => "too-many-visitors",
         }
     }
 
@@ -131,6 +137,18 @@ impl Refusal {
             ),
             Refusal::Ticket(e) => ticket(*e),
             Refusal::Pairing(why) => pairing(*why),
+            Refusal::NotPublished(name) => (
+                Place::Hub,
+                404,
+                format!("no connected gateway publishes {name}"),
+                "check that the gateway is running and connected to this hub, and that [[hub.publish]] gives the name to its domain",
+            ),
+            Refusal::Visitors(n, limit) => (
+                Place::Hub,
+                503,
+                format!("{n} clients from outside are there, as many as hub.limits.{limit} allows"),
+                "try again in a while; the hub's operator can raise the limit",
+            ),
             Refusal::NoSuchJoin(domain) => (
                 Place::Hub,
                 403,

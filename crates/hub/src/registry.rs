@@ -9,8 +9,8 @@ use std::{
 };
 
 use hawser_proto::{
-    DomainName, NodeId, ServiceId, ServiceName, UnixTime,
-    control::{JoinOffer, MAX_DESCRIPTION, MAX_SERVICES, Registration, Route, RouteGateway},
+    DomainName, HostName, NodeId, ServiceId, ServiceName, UnixTime,
+    control::{JoinOffer, MAX_DESCRIPTION, MAX_PUBLISHED, MAX_SERVICES, Registration, Route, RouteGateway},
 };
 
 use crate::policy::Policy;
@@ -44,6 +44,8 @@ pub struct Registered {
     pub draining: bool,
     /// Whom it lets join.
     pub joins: Vec<JoinOffer>,
+    /// Names under which it wants to be reached from outside.
+    pub publishes: Vec<HostName>,
 }
 
 /// A connected gateway.
@@ -87,6 +89,9 @@ pub enum RegistryError {
     /// Too many join offers.
     #[error("{0} join offers are registered, and a gateway may register {MAX_JOINS}")]
     Joins(usize),
+    /// Too many published names.
+    #[error("{0} names are published, and a gateway may publish {MAX_PUBLISHED}")]
+    Published(usize),
     /// A long description.
     #[error("the description of service {0} is over {MAX_DESCRIPTION} bytes")]
     Description(ServiceName),
@@ -243,6 +248,19 @@ impl<H> Registry<H> {
             })
     }
 
+    /// A gateway of the domain that publishes the name and takes sessions. They take turns by `turn`.
+    pub fn publisher(&self, domain: &DomainName, name: &HostName, turn: u64) -> Option<&Gateway<H>> {
+        let publishers: Vec<_> = self
+            .domains
+            .get(domain)?
+            .values()
+            .filter(|g| g.is_open())
+            .filter(|g| g.registered.iter().any(|r| r.publishes.contains(name)))
+            .collect();
+        let turn = (turn % publishers.len().max(1) as u64) as usize;
+        publishers.get(turn).copied()
+    }
+
     /// All gateways, by domain and name.
     pub fn gateways(&self) -> impl Iterator<Item = &Gateway<H>> {
         self.domains.values().flat_map(BTreeMap::values)
@@ -360,6 +378,9 @@ fn size(route: &Route) -> usize {
 fn check(registered: &Registered) -> Result<(), RegistryError> {
     if registered.services.len() > MAX_SERVICES {
         return Err(RegistryError::Services(registered.services.len()));
+    }
+    if registered.publishes.len() > MAX_PUBLISHED {
+        return Err(RegistryError::Published(registered.publishes.len()));
     }
     if registered.joins.len() > MAX_JOINS {
         return Err(RegistryError::Joins(registered.joins.len()));

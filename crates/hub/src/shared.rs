@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use hawser_identity::{HubIdentity, IdentityError, Proved, SharedTrust};
-use hawser_proto::{NodeId, UnixTime, control::ToGateway};
+use hawser_proto::{HostName, NodeId, UnixTime, control::ToGateway};
 use hawser_session::{hop::HopServer, relay::PipePool};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -25,6 +25,7 @@ use crate::{
     lives::{Cut, Life, Lives, Parties},
     metrics::Metrics,
     switch::Switch,
+    visit::Visitors,
 };
 
 /// A party of a connection, as TLS proved it.
@@ -33,6 +34,8 @@ pub(crate) struct Party {
     /// Shared with registry and tickets.
     pub(crate) id: Arc<NodeId>,
     pub(crate) proved: Proved,
+    /// The name under which it serves a client from outside, where it is that what it is here for.
+    pub(crate) publishes: Option<HostName>,
 }
 
 impl Party {
@@ -40,6 +43,16 @@ impl Party {
         Arc::new(Self {
             id: Arc::new(proved.id.clone()),
             proved,
+            publishes: None,
+        })
+    }
+
+    /// The same, as it serves a client from outside under this name.
+    pub(crate) fn publishing(&self, name: HostName) -> Arc<Self> {
+        Arc::new(Self {
+            id: self.id.clone(),
+            proved: self.proved.clone(),
+            publishes: Some(name),
         })
     }
 }
@@ -73,6 +86,7 @@ pub(crate) struct Shared {
     changed: watch::Sender<u64>,
     pub(crate) lives: Arc<Lives<Party>>,
     pub(crate) door: Door,
+    pub(crate) visitors: Visitors,
     pub(crate) limits: ArcSwap<Limits>,
     pub(crate) pipes: PipePool,
     pub(crate) metrics: Metrics,
@@ -115,6 +129,7 @@ impl Shared {
             changed: watch::Sender::new(0),
             lives: Arc::default(),
             door: parts.door,
+            visitors: Visitors::new(parts.limits.visitors()),
             pipes: PipePool::new(parts.limits.pipes),
             limits: ArcSwap::from_pointee(parts.limits),
             metrics: parts.metrics,
@@ -154,6 +169,12 @@ impl Shared {
         let trust = self.trust.load();
         if parties.iter().flatten().any(|p| !trust.stands(&p.proved)) {
             return Some(Cut::Revoked);
+        }
+        if let [None, Some(accepting)] = parties
+            && let Some(name) = &accepting.publishes
+        {
+            let allowed = self.switch().publishing.allows(&accepting.id.domain, name);
+            return (!allowed).then_some(Cut::Policy);
         }
         let [Some(dialling), Some(accepting)] = parties else {
             return None;

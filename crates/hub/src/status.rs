@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use hawser_proto::{DomainName, NodeId, UnixTime};
+use hawser_proto::{DomainName, HostName, NodeId, UnixTime};
 use serde::Serialize;
 
 /// A hub at one moment.
@@ -32,8 +32,12 @@ pub struct HubStatus {
     pub bytes_spliced: u64,
     /// Bytes moved through a buffer, since the start.
     pub bytes_copied: u64,
+    /// Clients from outside that are there for a published name.
+    pub visitors: usize,
     /// Rules in force, as text.
     pub allows: Vec<String>,
+    /// Who may publish what, as text.
+    pub publishes: Vec<String>,
 }
 
 /// An admitted domain.
@@ -58,6 +62,8 @@ pub struct GatewayStatus {
     pub certificate_ends: UnixTime,
     /// How many services it exports.
     pub services: usize,
+    /// Names under which it wants to be reached from outside.
+    pub publishes: Vec<HostName>,
     /// Whether it issues certificates for its domain.
     pub issuer: bool,
     /// Whether it is shutting down.

@@ -5,14 +5,15 @@
 
 use std::{sync::Arc, time::Instant};
 
-use hawser_proto::{DomainName, NodeId, Role, UnixTime, control::Target, hop::Ticket};
+use hawser_proto::{DomainName, HostName, NodeId, Role, UnixTime, control::Target, hop::Ticket};
 
 use crate::{
     pairing::Meetings,
     policy::Policy,
+    publish::Publishing,
     refusal::Refusal,
     registry::{Gateway, Registry},
-    tickets::{PairId, Redeemed, TicketLimits, Tickets},
+    tickets::{Asker, PairId, Redeemed, TicketLimits, Tickets},
 };
 
 /// All that the hub decides by.
@@ -21,6 +22,7 @@ pub(crate) struct Switch<H, W> {
     pub(crate) tickets: Tickets,
     pub(crate) meetings: Meetings<W>,
     pub(crate) policy: Policy,
+    pub(crate) publishing: Publishing,
     /// Whether the hub is shutting down.
     pub(crate) draining: bool,
     /// Sessions open at a time.
@@ -34,7 +36,7 @@ pub(crate) struct Switch<H, W> {
 #[derive(Debug)]
 pub(crate) struct Granted<H> {
     pub(crate) pair: PairId,
-    /// None for a joiner.
+    /// None for a joiner or visitor.
     pub(crate) dialling: Option<Ticket>,
     pub(crate) accepting: Ticket,
     pub(crate) expires: Instant,
@@ -49,6 +51,7 @@ impl<H: Clone, W> Switch<H, W> {
             tickets: Tickets::new(tickets),
             meetings: Meetings::default(),
             policy,
+            publishing: Publishing::default(),
             draining: false,
             sessions,
             open: 0,
@@ -76,7 +79,7 @@ impl<H: Clone, W> Switch<H, W> {
             Target::Gateway(id) => self.wanted(asker, id)?,
         };
         let (peer, peer_handle) = (peer.id.clone(), peer.handle.clone());
-        self.grant(now, Some(asker.clone()), peer, peer_handle)
+        self.grant(now, Asker::Node(asker.clone()), peer, peer_handle)
     }
 
     /// A joiner showed the hub half of its token.
@@ -93,7 +96,28 @@ impl<H: Clone, W> Switch<H, W> {
             .joinable(domain, hash, wall)
             .ok_or_else(|| Refusal::NoSuchJoin(domain.clone()))?;
         let (peer, peer_handle) = (issuer.id.clone(), issuer.handle.clone());
-        self.grant(now, None, peer, peer_handle)
+        self.grant(now, Asker::Joiner, peer, peer_handle)
+    }
+
+    /// Whether a gateway that may publish the name does so now.
+    pub(crate) fn is_published(&self, name: &HostName) -> bool {
+        self.publisher(name).is_some()
+    }
+
+    /// A client from outside asks for a name.
+    pub(crate) fn visit(&mut self, now: Instant, name: &HostName) -> Result<Granted<H>, Refusal> {
+        self.room()?;
+        self.turn += 1;
+        let peer = self
+            .publisher(name)
+            .ok_or_else(|| Refusal::NotPublished(name.clone()))?;
+        let (peer, peer_handle) = (peer.id.clone(), peer.handle.clone());
+        self.grant(now, Asker::Visitor, peer, peer_handle)
+    }
+
+    fn publisher(&self, name: &HostName) -> Option<&Gateway<H>> {
+        let domain = self.publishing.owner(name)?;
+        self.registry.publisher(domain, name, self.turn)
     }
 
     /// A gateway shows a ticket.
@@ -146,7 +170,7 @@ impl<H: Clone, W> Switch<H, W> {
     fn grant(
         &mut self,
         now: Instant,
-        asker: Option<Arc<NodeId>>,
+        asker: Asker,
         peer: Arc<NodeId>,
         peer_handle: H,
     ) -> Result<Granted<H>, Refusal> {

@@ -31,10 +31,30 @@ impl std::fmt::Display for PairId {
 pub struct TicketLimits {
     /// By one asking gateway.
     pub per_gateway: usize,
-    /// From one asking gateway (or all joiners) to one accepting gateway.
+    /// From one asking gateway (or all joiners, or all visitors) to one accepting gateway.
     pub per_pair: usize,
     /// Of all gateways together, those taken up in the last [`TICKET_LIFE`] included.
     pub remembered: usize,
+}
+
+/// Who is at the dialling side of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Asker {
+    /// A node, which gets a ticket.
+    Node(Arc<NodeId>),
+    /// A joiner, which is already there and needs none.
+    Joiner,
+    /// A client from outside, which is already there, too.
+    Visitor,
+}
+
+impl Asker {
+    fn node(&self) -> Option<&Arc<NodeId>> {
+        match self {
+            Asker::Node(id) => Some(id),
+            Asker::Joiner | Asker::Visitor => None,
+        }
+    }
 }
 
 /// A session granted.
@@ -42,7 +62,7 @@ pub struct TicketLimits {
 pub struct Grant {
     /// Of the session.
     pub pair: PairId,
-    /// For the dialling side; none for a joiner, which is already there.
+    /// For the dialling side; none for one that is already there.
     pub dialling: Option<Ticket>,
     /// For the accepting side.
     pub accepting: Ticket,
@@ -57,7 +77,7 @@ pub struct Redeemed {
     pub pair: PairId,
     /// Which side the holder is.
     pub side: Side,
-    /// Who will be at the other end; none for a joiner.
+    /// Who will be at the other end; none for a joiner or visitor.
     pub peer: Option<Arc<NodeId>>,
     /// Until when it may wait for the other side.
     pub expires: Instant,
@@ -109,7 +129,7 @@ pub struct Tickets {
     next: u64,
 }
 
-type Ends = (Option<Arc<NodeId>>, Arc<NodeId>);
+type Ends = (Asker, Arc<NodeId>);
 
 struct Session {
     ends: Ends,
@@ -147,17 +167,17 @@ impl Tickets {
         self.limits = limits;
     }
 
-    /// Grants a session. Without `dialling` it is a joiner's, which needs no ticket for itself.
+    /// Grants a session.
     pub fn grant(
         &mut self,
         now: Instant,
-        dialling: Option<Arc<NodeId>>,
+        dialling: Asker,
         accepting: Arc<NodeId>,
     ) -> Result<Grant, TicketError> {
         self.purge(now);
         self.make_room()?;
         let ends = (dialling, accepting);
-        if let Some(id) = &ends.0
+        if let Some(id) = ends.0.node()
             && self.asked.get(id).is_some_and(|n| *n >= self.limits.per_gateway)
         {
             return Err(TicketError::GatewayCap);
@@ -169,13 +189,13 @@ impl Tickets {
         {
             return Err(TicketError::PairCap);
         }
-        let dialling = ends.0.as_ref().map(|_| random()).transpose()?;
+        let dialling = ends.0.node().map(|_| random()).transpose()?;
         let accepting = random()?;
         let expires = now + TICKET_LIFE;
         let pair = PairId(self.next);
         self.next += 1;
 
-        if let Some(id) = &ends.0 {
+        if let Some(id) = ends.0.node() {
             *self.asked.entry(id.clone()).or_default() += 1;
         }
         *self.between.entry(ends.clone()).or_default() += 1;
@@ -209,13 +229,13 @@ impl Tickets {
         let (used, holder, peer) = match side {
             Side::Dialling => (
                 &mut session.dialling_used,
-                session.ends.0.as_deref(),
+                session.ends.0.node().map(|id| &**id),
                 Some(&session.ends.1),
             ),
             Side::Accepting => (
                 &mut session.accepting_used,
                 Some(&*session.ends.1),
-                session.ends.0.as_ref(),
+                session.ends.0.node(),
             ),
         };
         if holder != Some(who) {
@@ -303,7 +323,7 @@ impl Tickets {
 
     /// A session is outstanding no longer.
     fn release(&mut self, ends: &Ends) {
-        if let Some(id) = &ends.0 {
+        if let Some(id) = ends.0.node() {
             less(&mut self.asked, id);
         }
         less(&mut self.between, ends);
@@ -344,7 +364,7 @@ mod tests {
     fn a_ticket_is_good_once_for_its_holder() {
         let (now, a, b) = (Instant::now(), id("acme"), id("beta"));
         let mut t = Tickets::new(LIMITS);
-        let g = t.grant(now, Some(a.clone()), b.clone()).unwrap();
+        let g = t.grant(now, Asker::Node(a.clone()), b.clone()).unwrap();
         let ticket = g.dialling.unwrap();
         assert_eq!(t.redeem(now, &ticket, &b), Err(TicketError::Foreign));
         let r = t.redeem(now, &ticket, &a).unwrap();
@@ -362,7 +382,7 @@ mod tests {
     fn a_ticket_ends_and_is_forgotten() {
         let (now, a, b) = (Instant::now(), id("acme"), id("beta"));
         let mut t = Tickets::new(LIMITS);
-        let g = t.grant(now, Some(a.clone()), b.clone()).unwrap();
+        let g = t.grant(now, Asker::Node(a.clone()), b.clone()).unwrap();
         let late = now + TICKET_LIFE;
         assert!(
             t.redeem(late - Duration::from_millis(1), &g.accepting, &b)
@@ -386,7 +406,7 @@ mod tests {
     fn a_void_session_is_over_for_both() {
         let (now, a, b) = (Instant::now(), id("acme"), id("beta"));
         let mut t = Tickets::new(LIMITS);
-        let g = t.grant(now, Some(a.clone()), b.clone()).unwrap();
+        let g = t.grant(now, Asker::Node(a.clone()), b.clone()).unwrap();
         t.redeem(now, &g.dialling.unwrap(), &a).unwrap();
         t.void(g.pair);
         t.void(g.pair);
@@ -400,33 +420,38 @@ mod tests {
     fn outstanding_sessions_are_capped_per_pair_gateway_and_hub() {
         let (now, a, b, c) = (Instant::now(), id("acme"), id("beta"), id("gamma"));
         let mut t = Tickets::new(LIMITS);
-        let first = t.grant(now, Some(a.clone()), b.clone()).unwrap();
-        t.grant(now, Some(a.clone()), b.clone()).unwrap();
+        let first = t.grant(now, Asker::Node(a.clone()), b.clone()).unwrap();
+        t.grant(now, Asker::Node(a.clone()), b.clone()).unwrap();
         assert_eq!(
-            t.grant(now, Some(a.clone()), b.clone()).unwrap_err(),
+            t.grant(now, Asker::Node(a.clone()), b.clone()).unwrap_err(),
             TicketError::PairCap
         );
-        t.grant(now, Some(a.clone()), c.clone()).unwrap();
+        t.grant(now, Asker::Node(a.clone()), c.clone()).unwrap();
         assert_eq!(
-            t.grant(now, Some(a.clone()), c.clone()).unwrap_err(),
+            t.grant(now, Asker::Node(a.clone()), c.clone()).unwrap_err(),
             TicketError::GatewayCap
         );
         // The other direction, and joiners, are other pairs.
-        t.grant(now, Some(b.clone()), a.clone()).unwrap();
-        t.grant(now, None, a.clone()).unwrap();
-        t.grant(now, None, a.clone()).unwrap();
-        assert_eq!(t.grant(now, None, a.clone()).unwrap_err(), TicketError::PairCap);
+        t.grant(now, Asker::Node(b.clone()), a.clone()).unwrap();
+        t.grant(now, Asker::Joiner, a.clone()).unwrap();
+        t.grant(now, Asker::Joiner, a.clone()).unwrap();
+        assert_eq!(
+            t.grant(now, Asker::Joiner, a.clone()).unwrap_err(),
+            TicketError::PairCap
+        );
+        // Visitors take nothing from joiners.
+        t.grant(now, Asker::Visitor, a.clone()).unwrap();
         // Taken up by both sides, it counts no more.
         t.redeem(now, &first.dialling.unwrap(), &a).unwrap();
         assert_eq!(
-            t.grant(now, Some(a.clone()), b.clone()).unwrap_err(),
+            t.grant(now, Asker::Node(a.clone()), b.clone()).unwrap_err(),
             TicketError::GatewayCap
         );
         t.redeem(now, &first.accepting, &b).unwrap();
-        t.grant(now, Some(a.clone()), b.clone()).unwrap();
+        t.grant(now, Asker::Node(a.clone()), b.clone()).unwrap();
         // Expired, neither.
         let later = now + TICKET_LIFE;
-        t.grant(later, Some(a.clone()), b.clone()).unwrap();
+        t.grant(later, Asker::Node(a.clone()), b.clone()).unwrap();
         assert_eq!(t.outstanding(), 1);
     }
 
@@ -438,17 +463,17 @@ mod tests {
             per_pair: 100,
             remembered: 4,
         });
-        let first = t.grant(now, Some(a.clone()), b.clone()).unwrap();
+        let first = t.grant(now, Asker::Node(a.clone()), b.clone()).unwrap();
         for _ in 0..3 {
-            t.grant(now, Some(a.clone()), b.clone()).unwrap();
+            t.grant(now, Asker::Node(a.clone()), b.clone()).unwrap();
         }
         assert_eq!(
-            t.grant(now, Some(a.clone()), b.clone()).unwrap_err(),
+            t.grant(now, Asker::Node(a.clone()), b.clone()).unwrap_err(),
             TicketError::HubCap
         );
         t.redeem(now, &first.dialling.unwrap(), &a).unwrap();
         t.redeem(now, &first.accepting, &b).unwrap();
-        t.grant(now, Some(a.clone()), b.clone()).unwrap();
+        t.grant(now, Asker::Node(a.clone()), b.clone()).unwrap();
         assert_eq!(t.sessions.len(), 4);
         assert_eq!(
             t.redeem(now, &first.accepting, &b),

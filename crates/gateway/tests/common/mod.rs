@@ -124,6 +124,7 @@ pub async fn hub(dir: &Path, allow: &[(&str, &str)]) -> (Hub, HubConfig) {
                 services: vec!["*".into()],
             })
             .collect(),
+        publish: Vec::new(),
         limits: Limits::default(),
     };
     let hub = Hub::start(config.clone(), "test hub", &mut Registry::default())

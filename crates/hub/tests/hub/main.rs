@@ -7,3 +7,4 @@ mod life;
 mod revocation;
 mod rig;
 mod sessions;
+mod visits;

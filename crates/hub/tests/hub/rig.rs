@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use hawser_hub::{Allow, Hub, HubConfig, Limits, make_token};
+use hawser_hub::{Allow, Hub, HubConfig, Limits, Publish, make_token};
 use hawser_identity::{
     Credentials, HubAddress, HubToken, Issuer, NodeKey, RevocationList, RootAuthority, SharedCredentials,
 };
@@ -54,6 +54,14 @@ impl Rig {
     }
 
     pub(crate) async fn with(allow: Vec<Allow>, limits: Limits) -> Self {
+        Self::configured(allow, Vec::new(), limits).await
+    }
+
+    pub(crate) async fn publishing(publish: Vec<Publish>, limits: Limits) -> Self {
+        Self::configured(Vec::new(), publish, limits).await
+    }
+
+    async fn configured(allow: Vec<Allow>, publish: Vec<Publish>, limits: Limits) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let config = HubConfig {
             listen: vec!["127.0.0.1:0".into()],
@@ -61,6 +69,7 @@ impl Rig {
             public: "127.0.0.1:1".into(),
             drain: Duration::from_secs(1),
             allow,
+            publish,
             limits,
         };
         Self::start(config, dir).await
