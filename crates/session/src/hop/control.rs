@@ -27,8 +27,8 @@ pub struct ControlReceiver<T> {
     with: &'static str,
 }
 
-/// Splits a control connection.
-pub(super) fn halves<Out, In, S>(stream: S, with: &'static str) -> (ControlSender<Out>, ControlReceiver<In>)
+/// Splits a connection that carries control messages in both directions. `with` names the other side in errors.
+pub fn halves<Out, In, S>(stream: S, with: &'static str) -> (ControlSender<Out>, ControlReceiver<In>)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
     In: for<'b> Decode<'b, ()>,

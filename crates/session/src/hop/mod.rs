@@ -16,7 +16,7 @@ use tokio::io::AsyncRead;
 use crate::{carrier::DialError, frame, record::Records};
 
 pub use client::{HopClient, Side, join_admit, join_pair};
-pub use control::{ControlReceiver, ControlSender};
+pub use control::{ControlReceiver, ControlSender, halves};
 pub use server::{Arrival, Device, DeviceStream, Half, HopServer, JoinReply, Names, Site, Visitor};
 
 /// Longest wait for TLS and the first message on a hop connection.
