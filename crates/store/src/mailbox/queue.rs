@@ -250,8 +250,8 @@ impl Tables {
             .prepare_cached(
                 "SELECT position, last, expires, kind, body FROM queue WHERE position IN
                      (SELECT position FROM queue WHERE device = ?1 AND position > ?2 AND last > ?3
-                      ORDER BY position LIMIT ?4)
-                 AND (kind = 1 OR expires > ?5) ORDER BY position",
+                      AND (kind = 1 OR expires > ?5) ORDER BY position LIMIT ?4)
+                 ORDER BY position",
             )
             .map_err(engine)?;
         let above = page.above.min(i64::MAX as u64);
