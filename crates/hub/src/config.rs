@@ -12,6 +12,7 @@ use hawser_identity::token::HubAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    mailbox::{MailboxConfig, MailboxPlan},
     policy::{Policy, PolicyError},
     publish::{PublishError, Publishing},
     registry::RegistryLimits,
@@ -44,6 +45,9 @@ pub struct HubConfig {
     /// Bounds on what others can make the hub hold.
     #[serde(default)]
     pub limits: Limits,
+    /// A mailbox for the devices of domains that have a broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mailbox: Option<MailboxConfig>,
 }
 
 /// Lets the gateways of one domain call services of another; the other direction needs a rule of its own. A domain that
@@ -193,6 +197,29 @@ pub enum ConfigError {
         /// What may.
         expected: &'static str,
     },
+    /// The mailbox's name.
+    #[error(
+        "hub.mailbox.name: {0:?} is not a host name: expected one that devices reach this hub by, as in \"mail.example.org\""
+    )]
+    MailboxName(String),
+    /// A certificate without its key, or the other way round.
+    #[error("hub.mailbox.certificate and hub.mailbox.key belong together: set both, or neither")]
+    MailboxKey,
+    /// Port 0.
+    #[error("hub.mailbox.port = 0: expected the port by which devices reach this hub")]
+    MailboxPort,
+    /// A limit of the mailbox.
+    #[error("hub.mailbox.limits.{key} = {value}: expected {least} to {most}")]
+    MailboxLimit {
+        /// Which one.
+        key: &'static str,
+        /// What stands there.
+        value: u64,
+        /// The lowest.
+        least: u64,
+        /// The highest.
+        most: u64,
+    },
     /// A rule.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -204,13 +231,16 @@ pub enum ConfigError {
 impl HubConfig {
     /// Checks everything that can be checked without touching the machine, and says what would run.
     pub fn check(&self) -> Result<HubPlan, ConfigError> {
+        let public: HubAddress = self
+            .public
+            .parse()
+            .map_err(|_| ConfigError::Public(self.public.clone()))?;
+        let mailbox = self.mailbox.as_ref().map(|m| m.check(&public));
         Ok(HubPlan {
             listen: addresses(&self.listen)?,
             state: self.state.clone(),
-            public: self
-                .public
-                .parse()
-                .map_err(|_| ConfigError::Public(self.public.clone()))?,
+            mailbox: mailbox.transpose()?,
+            public,
             drain: self.drain,
             policy: Policy::new(&self.allow)?,
             publishing: Publishing::new(&self.publish)?,
@@ -229,6 +259,7 @@ pub struct HubPlan {
     pub(crate) policy: Policy,
     pub(crate) publishing: Publishing,
     pub(crate) limits: Limits,
+    pub(crate) mailbox: Option<MailboxPlan>,
 }
 
 impl HubPlan {
@@ -250,6 +281,11 @@ impl HubPlan {
     /// How long open sessions may go on at shutdown.
     pub fn drain(&self) -> Duration {
         self.drain
+    }
+
+    /// The mailbox, if it has one.
+    pub fn mailbox(&self) -> Option<&MailboxPlan> {
+        self.mailbox.as_ref()
     }
 
     /// Who may call what.
@@ -275,6 +311,17 @@ impl fmt::Display for HubPlan {
             self.limits.gateways, self.limits.gateways_per_domain, self.limits.sessions
         )?;
         writeln!(f, "  on shutdown gives open sessions {}", humantime(self.drain))?;
+        if let Some(mailbox) = &self.mailbox {
+            let certificate = match &mailbox.certificate {
+                Some((certificate, _)) => format!("certificate {}", certificate.display()),
+                None => "for devices that pin the hub's key alone".into(),
+            };
+            writeln!(
+                f,
+                "  keeps a mailbox for devices, reached as {}, {certificate}",
+                mailbox.url
+            )?;
+        }
         if self.policy.is_empty() {
             write!(
                 f,
@@ -359,6 +406,7 @@ mod tests {
             allow: Vec::new(),
             publish: Vec::new(),
             limits: Limits::default(),
+            mailbox: None,
         }
     }
 

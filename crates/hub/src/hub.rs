@@ -23,6 +23,7 @@ use crate::{
     ledger::{Ledger, LedgerError},
     listen,
     lives::Cut,
+    mailbox::{self, Mailbox, MailboxPlan},
     metrics::Metrics,
     registry::Registry,
     shared::{Parts, Shared},
@@ -48,6 +49,7 @@ pub struct Hub {
 
 struct Running {
     public: String,
+    mailbox: Option<MailboxPlan>,
     listeners: BTreeMap<SocketAddr, Listening>,
 }
 
@@ -119,7 +121,17 @@ impl Hub {
             plan.limits.sessions,
         );
         switch.publishing = plan.publishing.clone();
+        let stop = CancellationToken::new();
+        let mailbox = match &plan.mailbox {
+            Some(table) => {
+                let metrics = mailbox::Metrics::register(metrics);
+                Some(Mailbox::open(table, &plan.state, metrics, stop.clone()).await?)
+            }
+            None => None,
+        };
         let shared = Arc::new(Shared::new(Parts {
+            stop,
+            mailbox,
             identity,
             software: software.into(),
             hop,
@@ -140,6 +152,7 @@ impl Hub {
             state: plan.state.clone(),
             running: Mutex::new(Running {
                 public: plan.public.to_string(),
+                mailbox: plan.mailbox.clone(),
                 listeners: BTreeMap::new(),
             }),
             changing: tokio::sync::Mutex::default(),
@@ -167,6 +180,9 @@ impl Hub {
         }
         let new: Vec<_> = {
             let running = self.running();
+            if let Some(key) = restarts(running.mailbox.as_ref(), plan.mailbox.as_ref()) {
+                return Err(HubError::NeedsRestart(key));
+            }
             plan.listen
                 .iter()
                 .filter(|a| !running.listeners.contains_key(a))
@@ -229,6 +245,7 @@ impl Hub {
             (running.public.clone(), locals(&running))
         };
         let (bytes_spliced, bytes_copied) = shared.metrics.relayed();
+        let mailbox = shared.mailbox.as_ref().map(|m| m.status());
         let switch = shared.switch();
         let gateways = switch
             .registry
@@ -261,6 +278,7 @@ impl Hub {
             bytes_spliced,
             bytes_copied,
             visitors: shared.visitors.len(),
+            mailbox,
             allows: switch.policy.lines().collect(),
             publishes: switch.publishing.lines().collect(),
         }
@@ -291,7 +309,13 @@ impl Hub {
                 s.registry.changed();
             }
         });
-        self.running().public = plan.public.to_string();
+        if let (Some(mailbox), Some(plan)) = (&shared.mailbox, &plan.mailbox) {
+            mailbox.limit(&plan.limits);
+        }
+        let mut running = self.running();
+        running.public = plan.public.to_string();
+        running.mailbox = plan.mailbox.clone();
+        drop(running);
         shared.cut();
     }
 
@@ -320,6 +344,16 @@ impl Drop for Hub {
 impl std::fmt::Debug for Hub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Hub({:?})", self.local_addrs())
+    }
+}
+
+/// What of the mailbox cannot change while the hub runs: devices were told where it is.
+fn restarts(old: Option<&MailboxPlan>, new: Option<&MailboxPlan>) -> Option<&'static str> {
+    match (old, new) {
+        (None, None) => None,
+        (Some(old), Some(new)) if old.name == new.name && old.url == new.url => None,
+        (Some(_), Some(_)) => Some("mailbox.name"),
+        _ => Some("mailbox"),
     }
 }
 

@@ -16,6 +16,7 @@ mod join;
 mod ledger;
 mod listen;
 mod lives;
+mod mailbox;
 mod metrics;
 pub mod pairing;
 pub mod policy;
@@ -34,4 +35,5 @@ pub use hub::{Hub, HubError};
 pub use ledger::{
     Admitted, LedgerError, MAX_TOKEN_LIFE, Subject, admitted, forget, make_token, revoke, revoked,
 };
-pub use status::{DomainStatus, GatewayStatus, HubStatus};
+pub use mailbox::{MailboxConfig, MailboxLimits, MailboxPlan};
+pub use status::{DomainStatus, GatewayStatus, HubStatus, MailboxStatus};

@@ -2,9 +2,13 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hawser_proto::{Fault, broker::mailbox::FromMailbox, hop::JoinHello};
+use hawser_proto::{
+    Fault,
+    broker::mailbox::{FromMailbox, ToMailbox},
+    hop::JoinHello,
+};
 use hawser_session::{
-    hop::{Arrival, ControlSender, HANDSHAKE_TIMEOUT, HopError},
+    hop::{Arrival, ControlReceiver, ControlSender, HANDSHAKE_TIMEOUT, HopError},
     socket,
 };
 use tokio::{
@@ -18,6 +22,7 @@ use crate::{
     control, data,
     door::{Full, Place},
     join,
+    mailbox::Mailbox,
     shared::{Party, Shared},
     visit,
 };
@@ -97,13 +102,29 @@ async fn arrive(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, place: Pl
             let party = Party::new(proved);
             tokio::spawn(control::run(shared, party, software.into(), sender, receiver));
         }
-        Arrival::Mailbox { proved, sender, .. } => {
+        Arrival::Mailbox {
+            proved,
+            sender,
+            receiver,
+            ..
+        } => {
             shared.metrics.handshake("mailbox");
-            tracing::debug!(%from, id = %proved.id, "a mailbox connection, and there is no mailbox");
-            no_mailbox(sender).await;
+            match shared.mailbox.clone() {
+                Some(mailbox) => {
+                    tokio::spawn(converse(shared, mailbox, Party::new(proved), sender, receiver));
+                }
+                None => {
+                    tracing::debug!(%from, id = %proved.id, "a mailbox connection, and there is no mailbox");
+                    no_mailbox(sender).await;
+                }
+            }
         }
-        // No name leads to a mailbox here.
-        Arrival::Device(_) => {}
+        Arrival::Device(device) => {
+            shared.metrics.handshake("device");
+            if let Some(mailbox) = shared.mailbox.clone() {
+                tokio::spawn(mailbox.serve(*device.stream, from, place));
+            }
+        }
         Arrival::Visitor(visitor) => {
             shared.metrics.handshake("visitor");
             visit::run(shared, from, visitor, place).await;
@@ -139,6 +160,23 @@ async fn arrive(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, place: Pl
             shared.metrics.handshake("pair");
             join::pair(shared, from, domain, secret, half, place).await;
         }
+    }
+}
+
+/// Serves a gateway's connection with the mailbox while its identity stands.
+async fn converse(
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
+    party: Arc<Party>,
+    sender: ControlSender<FromMailbox>,
+    receiver: ControlReceiver<ToMailbox>,
+) {
+    let parties = [Some(party.clone()), None];
+    let living = shared.lives.enter(parties.clone());
+    if shared.judge(&parties).is_none() {
+        mailbox
+            .converse(party, living.life().clone(), sender, receiver)
+            .await;
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     door::Door,
     ledger::{Known, KnownList, Ledger, LedgerError, Subject},
     lives::{Cut, Life, Lives, Parties},
+    mailbox::Mailbox,
     metrics::Metrics,
     switch::Switch,
     visit::Visitors,
@@ -90,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) limits: ArcSwap<Limits>,
     pub(crate) pipes: PipePool,
     pub(crate) metrics: Metrics,
+    /// For the devices of domains that have a broker.
+    pub(crate) mailbox: Option<Arc<Mailbox>>,
     /// Ends everything.
     pub(crate) stop: CancellationToken,
     /// Data sessions, from the ticket shown to the last byte.
@@ -111,6 +114,8 @@ pub(crate) struct Parts {
     pub(crate) door: Door,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
+    pub(crate) mailbox: Option<Arc<Mailbox>>,
+    pub(crate) stop: CancellationToken,
 }
 
 impl Shared {
@@ -133,7 +138,8 @@ impl Shared {
             pipes: PipePool::new(parts.limits.pipes),
             limits: ArcSwap::from_pointee(parts.limits),
             metrics: parts.metrics,
-            stop: CancellationToken::new(),
+            mailbox: parts.mailbox,
+            stop: parts.stop,
             sessions: TaskTracker::new(),
             crowd: Seldom::default(),
             guesses: Seldom::default(),
@@ -205,6 +211,17 @@ impl Shared {
     /// The same, by who holds [`Self::writing`].
     pub(crate) async fn refresh_while_writing(&self) -> Result<(), LedgerError> {
         let Known { trust, lists, barred } = self.ledger.known().await?;
+        if let Some(mailbox) = &self.mailbox {
+            let out = barred.iter().filter_map(|subject| match subject {
+                Subject::Domain(domain) => Some(domain),
+                Subject::Node(_) => None,
+            });
+            let admitted = trust.domains().map(|(name, _)| name);
+            // What cannot be forgotten now is when the ledger changes next, or at the next start; nobody comes for it meanwhile.
+            if let Err(error) = mailbox.domains(admitted, out).await {
+                tracing::error!(%error, "cannot forget the mailbox of a domain that was forgotten: restart the hub");
+            }
+        }
         self.trust.store(Arc::new(trust));
         let before = std::mem::replace(
             &mut *self.barred.lock().unwrap_or_else(PoisonError::into_inner),

@@ -34,10 +34,32 @@ pub struct HubStatus {
     pub bytes_copied: u64,
     /// Clients from outside that are there for a published name.
     pub visitors: usize,
+    /// The mailbox, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mailbox: Option<MailboxStatus>,
     /// Rules in force, as text.
     pub allows: Vec<String>,
     /// Who may publish what, as text.
     pub publishes: Vec<String>,
+}
+
+/// The mailbox for devices.
+#[derive(Debug, Clone, Serialize)]
+pub struct MailboxStatus {
+    /// Where devices reach it.
+    pub url: String,
+    /// Devices that may come.
+    pub devices: u64,
+    /// Their streams and waiting requests.
+    pub streams: usize,
+    /// Envelopes that wait for them.
+    pub envelopes: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Reports that wait for gateways.
+    pub reports: u64,
+    /// The domains whose gateway is connected with the mailbox.
+    pub domains: Vec<String>,
 }
 
 /// An admitted domain.

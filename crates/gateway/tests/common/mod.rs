@@ -126,6 +126,7 @@ pub async fn hub(dir: &Path, allow: &[(&str, &str)]) -> (Hub, HubConfig) {
             .collect(),
         publish: Vec::new(),
         limits: Limits::default(),
+        mailbox: None,
     };
     let hub = Hub::start(config.clone(), "test hub", &mut Registry::default())
         .await

@@ -71,6 +71,7 @@ impl Rig {
             allow,
             publish,
             limits,
+            mailbox: None,
         };
         Self::start(config, dir).await
     }
