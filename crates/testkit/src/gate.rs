@@ -34,8 +34,9 @@ pub fn installed(name: &str) -> bool {
         .is_ok_and(|s| s.success())
 }
 
+/// True if it is there; if not, a skip (a failure under `CI=true`).
 #[allow(clippy::panic)]
-fn need(there: bool, what: &str, wanted: &str) -> bool {
+pub(crate) fn need(there: bool, what: &str, wanted: &str) -> bool {
     if !there {
         let line = format!("skipped: {what}: needs {wanted}");
         assert!(

@@ -5,6 +5,7 @@
 //! ends with the value that stands for it, also on a panic; what a killed run left behind is swept by the next one. Its
 //! traffic never leaves the namespaces that it makes, or the loopback range.
 
+pub mod browser;
 pub mod capture;
 pub mod curl;
 pub mod gate;
@@ -22,6 +23,7 @@ pub mod wait;
 pub mod web;
 pub mod world;
 
+pub use browser::Browser;
 pub use hawser::Daemon;
 pub use net::Host;
 pub use proc::Process;

@@ -8,6 +8,7 @@ mod documents;
 mod endings;
 mod ground;
 mod lives;
+mod page;
 mod protect;
 mod refusals;
 mod renewal;
