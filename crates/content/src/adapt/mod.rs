@@ -23,7 +23,10 @@ mod svg;
 mod tests;
 mod text;
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 pub use image::{MAX_ALLOC, MAX_EDGE, MAX_PIXELS};
 
@@ -108,17 +111,18 @@ pub fn adapt(event: &Event, class: &Class, limits: &Limits) -> Adapted {
     let max = usize::try_from(class.max_bytes())
         .unwrap_or(usize::MAX)
         .min(limits.body);
-    let source = Source::of(event);
-    let shown = source.best(class).and_then(|variant| {
-        let job = Job {
-            event,
-            class,
-            max,
-            fetchable: limits.rest_can_be_fetched,
-        };
-        job.run(&source, variant)
+    let job = Job {
+        event,
+        class,
+        max,
+        fetchable: limits.rest_can_be_fetched,
+    };
+    // The libraries below are asked for what is hard to foresee. One that panics has shown nothing, and broken nothing: all that it
+    // had was this event.
+    let made = catch_unwind(AssertUnwindSafe(|| job.made())).unwrap_or_else(|_| {
+        let reason = "it could not be read without a fault".into();
+        safe_text(event, &Source::Other(String::new()), reason, max)
     });
-    let made = shown.unwrap_or_else(|reason| safe_text(event, &source, reason, max));
     Adapted {
         content_type: made.content_type.into_owned(),
         variant: made.variant,
@@ -296,6 +300,15 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// The best form, or the text in its place.
+    fn made(&self) -> Made {
+        let source = Source::of(self.event);
+        let shown = source
+            .best(self.class)
+            .and_then(|variant| self.run(&source, variant));
+        shown.unwrap_or_else(|reason| safe_text(self.event, &source, reason, self.max))
+    }
+
     fn run(&self, source: &Source, variant: Variant) -> Result<Made, Cow<'static, str>> {
         const COSTLY: &str = "the document is too costly to read";
         match (variant, source) {

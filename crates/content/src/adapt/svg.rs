@@ -34,6 +34,8 @@ const MAX_PAINTED: f64 = 400_000_000.0;
 const SEGMENT: f64 = 16.0;
 /// Most pixels of layers that are open at one time.
 const MAX_LAYERS: f64 = 32_000_000.0;
+/// Farthest from the drawing's corner that a path reaches, in pixels: beyond, the rasteriser's numbers overflow.
+const FARTHEST: f64 = 1_000_000.0;
 /// Most groups and paths that are drawn.
 const MAX_DRAWN: usize = 100_000;
 
@@ -288,6 +290,13 @@ impl Cost {
         /// tiny-skia makes no more dashes of a path.
         const MAX_DASHES: f64 = 1_000_000.0;
         let bounds = path.abs_stroke_bounding_box();
+        let reach = [bounds.left(), bounds.top(), bounds.right(), bounds.bottom()];
+        if reach
+            .iter()
+            .any(|edge| f64::from(edge.abs()) * canvas.scale > FARTHEST)
+        {
+            return Err(COSTLY);
+        }
         let segments = path.data().len() as f64;
         self.painted += canvas.painted(bounds.width(), bounds.height(), 1.0) + segments * SEGMENT;
         if let Some(dashes) = path.stroke().and_then(|stroke| stroke.dasharray()) {
