@@ -5,6 +5,7 @@
 //! ends with the value that stands for it, also on a panic; what a killed run left behind is swept by the next one. Its
 //! traffic never leaves the namespaces that it makes, or the loopback range.
 
+pub mod authority;
 pub mod browser;
 pub mod capture;
 pub mod curl;
@@ -15,6 +16,7 @@ pub mod kv;
 pub mod load;
 pub mod memory;
 pub mod net;
+pub mod office;
 pub mod origin;
 pub mod pattern;
 pub mod proc;

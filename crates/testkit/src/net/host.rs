@@ -81,6 +81,18 @@ impl Host {
         }
     }
 
+    /// Lets programs that are started here find these names at these addresses. Without a network of its own it cannot.
+    pub fn knows(&self, names: &[(&str, IpAddr)]) -> Result<()> {
+        let ns = self
+            .namespace()
+            .context("a host of the loopback range has no names of its own")?;
+        let files = files(ns);
+        std::fs::create_dir_all(&files)?;
+        let lines: String = names.iter().map(|(name, at)| format!("{at} {name}\n")).collect();
+        std::fs::write(files.join("hosts"), format!("127.0.0.1 localhost\n{lines}"))
+            .with_context(|| format!("{} cannot be written", files.display()))
+    }
+
     /// Runs a program to its end and returns what it said; a failure is an error with its words.
     pub fn run(&self, program: &str, args: &[&str]) -> Result<String> {
         let out = self.output(program, args)?;
@@ -171,6 +183,11 @@ impl Host {
 /// kernel reports these only of a connection that was established; the reset of an attempt is a refusal.
 fn was_established(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
+/// Where `ip netns exec` finds the files that stand in `/etc` of a namespace.
+pub(super) fn files(namespace: &str) -> std::path::PathBuf {
+    std::path::Path::new("/etc/netns").join(namespace)
 }
 
 #[cfg(test)]

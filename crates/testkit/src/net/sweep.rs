@@ -48,6 +48,7 @@ pub(super) fn remove(name: &str) {
         }
     }
     let _ = Command::new("ip").args(["netns", "del", name]).output();
+    let _ = std::fs::remove_dir_all(super::host::files(name));
 }
 
 fn is_stale(name: &str) -> bool {
