@@ -28,6 +28,7 @@ let release = () => {};
 let attempt = null;
 let worker = null;
 let gapTimer = 0;
+let blocked = false;
 
 // ---- what is shown ----
 
@@ -217,6 +218,7 @@ async function enrolNow(withPasskey) {
   [link, attempt] = [null, null];
   await navigator.storage?.persist?.();
   byId("enrolled-go").onclick = () => guard(() => work(record, opened));
+  status("enrolled");
   view("enrolled");
 }
 
@@ -241,7 +243,7 @@ function currentProfile() {
   return {
     accept: ACCEPT,
     max_bytes: MAX_BYTES,
-    screen: [Math.round(screen.width * scale), Math.round(screen.height * scale)],
+    screen: [screen.width, screen.height].map((edge) => Math.max(1, Math.round(edge * scale))),
     languages: navigator.languages.slice(0, 8).join(", "),
     schema: 1,
   };
@@ -314,7 +316,7 @@ function rest() {
 const tell = {
   state(name, what) {
     status(name);
-    if (name === "offline") detail(offline(what), true);
+    if (name === "offline") detail(offline(what, blocked), true);
     else if (name === "revoked") detail(revoked(what), false);
     else if (name === "live") {
       detail("", false);
@@ -470,6 +472,9 @@ on("lock", "click", lockNow);
 on("remove", "click", remove);
 on("alert-close", "click", () => alert(""));
 on("retry", "click", () => window.dispatchEvent(new Event("online")));
+document.addEventListener("securitypolicyviolation", ({ effectiveDirective }) => {
+  if (effectiveDirective === "connect-src") blocked = true;
+});
 window.addEventListener("hashchange", () => {
   takeLink();
   if (!link) return;

@@ -13,6 +13,8 @@ import { Revoked, backoff, run } from "./stream.js";
 
 /** Most acknowledgements in one request. */
 const ACKS_AT_ONCE = 64;
+/** Statuses by which a server says that a request makes no sense, and never will. */
+const NEVER = [400, 413, 422];
 /** Milliseconds that an answer's bytes may take. */
 const ANSWER_PATIENCE = 120_000;
 
@@ -115,7 +117,8 @@ export class Device {
       if (event === "envelope") await this.#envelope(bytesOf(data));
       else if (event === "skip") await this.#skip(bytesOf(data));
     } catch (error) {
-      if (["QuotaExceededError", "AbortError", "InvalidStateError"].includes(error.name)) throw error;
+      // The browser's database failed: it is taken again with the next connection.
+      if (error instanceof DOMException) throw error;
       this.#tell.refused(error);
     }
   }
@@ -227,7 +230,13 @@ export class Device {
       if (pending.length === 0) continue;
       this.#wanted = true;
       const acks = pending.map(([, bytes]) => toBase64Url(bytes));
-      await this.#mailbox.request("POST", "/v1/acks", { json: { acks }, signal: this.#stop.signal });
+      try {
+        await this.#mailbox.request("POST", "/v1/acks", { json: { acks }, signal: this.#stop.signal });
+      } catch (error) {
+        // What the mailbox will never take must not keep back what comes after it.
+        if (!(error instanceof RemoteError && NEVER.includes(error.status))) throw error;
+        this.#tell.unsent(error);
+      }
       await this.#store.sent(pending.map(([name]) => name));
     }
   }

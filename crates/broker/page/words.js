@@ -9,6 +9,7 @@ import { StatementError } from "./statement.js";
 /** The line of the status, and a mark for it, by the connection's state. */
 export const STATES = {
   unenrolled: ["off", "Not enrolled: this browser is no device yet."],
+  enrolled: ["wait", "Enrolled: not connected yet."],
   locked: ["off", "Locked: nothing can be opened until you unlock."],
   elsewhere: ["off", "In use in another window of this browser."],
   connecting: ["wait", "Connecting…"],
@@ -31,8 +32,9 @@ export function size(bytes) {
   return `${power === 0 ? value : value.toFixed(value < 10 ? 1 : 0)} ${units[power]}`;
 }
 
-/** Why the stream is down, and when it is tried again. */
-export function offline({ error, wait }) {
+/** Why the stream is down, and when it is tried again. `blocked`: this page's policy does not know the mailbox. */
+export function offline({ error, wait }, blocked) {
+  if (blocked) return "This page was loaded when your organisation did not reach the mailbox, and may not speak with it. Load the page again.";
   const why = !navigator.onLine
     ? "This computer has no network."
     : error
