@@ -18,8 +18,8 @@ use crate::Event;
 pub const MAX_RECIPIENTS: usize = 64;
 /// Longest `collapsekey` in bytes.
 pub const MAX_COLLAPSE: usize = 128;
-/// Longest `ttl`: 28 days, as Web Push services have it.
-pub const MAX_TTL: Duration = Duration::from_secs(28 * 24 * 3600);
+/// Longest life of an event.
+pub const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Someone to whom an event goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
@@ -163,7 +163,7 @@ fn ttl(text: &str) -> Result<u64, RoutingError> {
     text.parse()
         .ok()
         .filter(|&seconds| seconds <= MAX_TTL.as_secs())
-        .ok_or_else(|| wrong("ttl", text, "seconds, at most 2419200 (28 days)"))
+        .ok_or_else(|| wrong("ttl", text, "seconds, at most 2592000 (30 days)"))
 }
 
 fn expires(text: &str) -> Result<UnixTime, RoutingError> {
