@@ -65,9 +65,14 @@ impl Event {
 }
 
 impl Arrivals {
-    /// The highest number that came or was explained: where the stream goes on.
+    /// The highest number that came or was explained.
     pub fn last(&self) -> u64 {
         self.last
+    }
+
+    /// Up to here everything came or was explained: where the stream goes on (`Last-Event-ID`).
+    pub fn complete(&self) -> u64 {
+        self.gaps.first().map_or(self.last, |gap| gap.from - 1)
     }
 
     /// Whether an envelope with this number is new. To be asked before it is opened.

@@ -272,6 +272,7 @@ fn numbers_come_once_and_gaps_are_told_until_explained() {
         arrivals.envelope(8, AckCode::Delivered),
         Some(crate::Withheld { from: 4, to: 7 })
     );
+    assert_eq!(arrivals.complete(), 3);
     assert_eq!(arrivals.skip(&skip(5, 5)), None);
     assert_eq!(arrivals.withheld().len(), 2);
     assert_eq!(arrivals.check(6), Ok(Arrival::Late));
@@ -279,7 +280,7 @@ fn numbers_come_once_and_gaps_are_told_until_explained() {
     assert!(arrivals.check(6).is_err());
     arrivals.skip(&skip(4, 7));
     assert!(arrivals.withheld().is_empty());
-    assert_eq!(arrivals.last(), 8);
+    assert_eq!((arrivals.last(), arrivals.complete()), (8, 8));
     assert!(!arrivals.knows("a", "b"));
     arrivals.handed_on("a", "b");
     assert!(arrivals.knows("a", "b") && !arrivals.knows("ab", ""));
