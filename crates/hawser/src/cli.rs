@@ -4,6 +4,7 @@
     reason = "comments here are help on a terminal, where [hub] is a table's name"
 )]
 
+pub(crate) mod device;
 pub(crate) mod people;
 
 use std::{path::PathBuf, time::Duration};
@@ -230,8 +231,18 @@ Examples:
   hawser enrol alice
   hawser enrol alice | ssh laptop hawser device enrol")]
     Enrol(people::EnrolArgs),
-    /// Lists and revokes devices.
-    #[command(subcommand)]
+    /// Lists and revokes devices, on a gateway; and is one, anywhere.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples, on a gateway:
+  hawser device list
+  hawser device revoke 0dHR0dHR0dHR0dHR0dHR0Q
+
+Examples, on the device:
+  hawser device enrol < link
+  hawser device listen"
+    )]
     Device(people::DeviceCommand),
     /// Shows who changed users, groups, applications and devices, and checks that nobody changed the log itself.
     #[command(after_help = "\

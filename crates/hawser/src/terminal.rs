@@ -7,7 +7,9 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use crate::cli::{TOKEN_VARIABLE, TokenSource};
+use zeroize::Zeroizing;
+
+use crate::cli::{TOKEN_VARIABLE, TokenSource, device::PASSPHRASE_VARIABLE};
 
 /// Longest token that is read, in bytes.
 const MAX_TOKEN: u64 = 64 * 1024;
@@ -41,6 +43,68 @@ pub(crate) fn read_token(source: &TokenSource) -> anyhow::Result<String> {
     Ok(token.to_string())
 }
 
+/// Reads a link from standard input.
+pub(crate) fn read_link() -> anyhow::Result<Zeroizing<String>> {
+    let text = if std::io::stdin().is_terminal() {
+        eprintln!("Paste the link and press Enter.");
+        let mut line = String::new();
+        std::io::stdin().lock().take(MAX_TOKEN).read_line(&mut line)?;
+        line
+    } else {
+        read(std::io::stdin()).context("standard input cannot be read")?
+    };
+    let text = Zeroizing::new(text);
+    if text.trim().is_empty() {
+        bail!("no link came: give it on standard input (hawser device enrol < link)");
+    }
+    Ok(Zeroizing::new(text.trim().to_owned()))
+}
+
+/// A passphrase from a file, else from the environment, else from the terminal, where it is asked for `twice` if it is new.
+pub(crate) fn passphrase(file: Option<&Path>, twice: bool) -> anyhow::Result<Zeroizing<String>> {
+    if let Some(path) = file {
+        let file = std::fs::File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let text = read(file).with_context(|| format!("{} cannot be read", path.display()))?;
+        let text = Zeroizing::new(text);
+        return Ok(Zeroizing::new(text.trim_end_matches(['\n', '\r']).to_owned()));
+    }
+    if let Ok(text) = std::env::var(PASSPHRASE_VARIABLE) {
+        return Ok(Zeroizing::new(text));
+    }
+    let first = ask_hidden("Passphrase of this device: ")?;
+    if twice && *ask_hidden("Again: ")? != *first {
+        bail!("the two passphrases differ: try again");
+    }
+    Ok(first)
+}
+
+/// Asks for a line on the terminal that is not shown.
+fn ask_hidden(question: &str) -> anyhow::Result<Zeroizing<String>> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    let mut terminal = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/tty")
+        .with_context(|| {
+            format!("there is no terminal to ask on: give --passphrase-file, or set {PASSPHRASE_VARIABLE}")
+        })?;
+    let before = tcgetattr(&terminal).context("the terminal cannot be asked")?;
+    let mut hidden = before.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    hidden.local_modes.insert(LocalModes::ECHONL);
+    write!(terminal, "{question}")?;
+    terminal.flush()?;
+    tcsetattr(&terminal, OptionalActions::Flush, &hidden)
+        .context("the terminal cannot hide what is typed")?;
+    let mut line = Zeroizing::new(String::new());
+    let read = std::io::BufReader::new(&terminal)
+        .take(MAX_TOKEN)
+        .read_line(&mut line);
+    tcsetattr(&terminal, OptionalActions::Flush, &before).context("the terminal cannot be set back")?;
+    read?;
+    Ok(Zeroizing::new(line.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
 fn read(from: impl std::io::Read) -> std::io::Result<String> {
     let mut text = String::new();
     from.take(MAX_TOKEN).read_to_string(&mut text)?;
@@ -63,10 +127,21 @@ pub(crate) fn ask(question: &str) -> anyhow::Result<bool> {
 
 /// Prints to standard output; a reader that has gone, such as `head`, is no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    write(text.as_bytes())
+}
+
+/// As [`print`], any bytes.
+pub(crate) fn write(bytes: &[u8]) -> anyhow::Result<()> {
+    hand_over(bytes).map(drop)
+}
+
+/// As [`write`]; false, if the reader has gone.
+pub(crate) fn hand_over(bytes: &[u8]) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("standard output cannot be written"),
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(e).context("standard output cannot be written"),
     }
 }
 

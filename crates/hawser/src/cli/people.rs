@@ -146,6 +146,9 @@ What was opened on the device before cannot be taken back. What waits for it is 
         #[command(flatten)]
         state: GatewayState,
     },
+    /// What there is on the device itself.
+    #[command(flatten)]
+    Own(super::device::OwnCommand),
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod device;
 mod doctor;
 mod domain;
 mod hub;

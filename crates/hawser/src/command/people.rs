@@ -201,6 +201,7 @@ pub(super) async fn enrol(config: &Path, args: EnrolArgs) -> anyhow::Result<()> 
 
 pub(super) async fn device(config: &Path, command: DeviceCommand) -> anyhow::Result<()> {
     match command {
+        DeviceCommand::Own(command) => super::device::run(command).await,
         DeviceCommand::Revoke { device, state } => {
             let directory = directory(config, &state)?;
             let known = directory.device(&device).await?.with_context(|| {
