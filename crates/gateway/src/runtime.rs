@@ -18,6 +18,7 @@ use crate::{
     config::{ConfigError, GatewayConfig, GatewayPlan},
     export::{ExportError, Exporter},
     front::{Front, FrontError},
+    ingress::{Handler, Ingress, PublishedStatus},
     links::{
         assembly::{Assembly, LinksError, Settings},
         mailbox::MailboxEvent,
@@ -32,6 +33,7 @@ pub struct Gateway {
     plan: Mutex<GatewayPlan>,
     exporter: Exporter,
     front: Front,
+    ingress: Arc<Ingress>,
     tunnel: Assembly,
 }
 
@@ -74,6 +76,8 @@ pub struct GatewayStatus {
     pub services: usize,
     /// Services that it exports: name and whether it is healthy.
     pub exports: Vec<ExportStatus>,
+    /// What the hubs say of the names that it publishes.
+    pub published: Vec<PublishedStatus>,
 }
 
 /// An exported service.
@@ -108,20 +112,24 @@ impl Gateway {
         plan.warnings().iter().for_each(|warning| warn!("{warning}"));
         let metrics = CallMetrics::register(registry);
         let exporter = Exporter::start(id.clone(), &plan.exports, metrics.clone())?;
+        let own = own.shared();
+        let ingress = Ingress::new(own.clone(), &plan.published())?;
         let settings = Settings {
             dir: plan.state.clone(),
             store,
-            own: own.shared(),
+            own,
             ways: ways(&plan.carriers)?,
             software: software.into(),
             certificate_life: plan.certificate_life,
         };
-        let tunnel = Assembly::start(settings, Arc::new(exporter.clone()), registry).await?;
+        let exports = Arc::new(exporter.clone());
+        let tunnel = Assembly::start(settings, exports, ingress.clone(), registry).await?;
         let front = Front::start(&id, &plan.front, tunnel.links(), metrics)?;
         Ok(Self {
             plan: Mutex::new(plan),
             exporter,
             front,
+            ingress,
             tunnel,
         })
     }
@@ -142,12 +150,14 @@ impl Gateway {
             true => Some(ways(&plan.carriers)?),
             false => None,
         };
+        let published = self.ingress.prepare(&plan.published())?;
         self.exporter.reload(&plan.exports)?;
         if let Err(error) = self.front.reload(&plan.front) {
             self.exporter.reload(&before.exports)?;
             return Err(error.into());
         }
         self.tunnel.reload(other_ways, plan.certificate_life).await?;
+        self.ingress.apply(published);
         plan.warnings().iter().for_each(|warning| warn!("{warning}"));
         *self.plan() = plan;
         info!("took the new configuration");
@@ -185,6 +195,7 @@ impl Gateway {
             links: self.tunnel.status(),
             services: self.services().len(),
             exports,
+            published: self.ingress.status(),
         }
     }
 
@@ -206,6 +217,11 @@ impl Gateway {
     /// The tunnel, for those who call services from within this process.
     pub fn links(&self) -> Links {
         self.tunnel.links()
+    }
+
+    /// Publishes the names of the configuration from now on, and has this handler serve who comes. To be called once.
+    pub fn publish(&self, handler: Arc<dyn Handler>) {
+        self.ingress.serve(handler);
     }
 
     /// Begins to keep a connection with the mailbox of each hub up: for the broker, which calls this once and takes what

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use hawser_proto::{ServiceId, ServiceName, control::MAX_DESCRIPTION, control::MAX_SERVICES};
+use hawser_proto::{HostName, ServiceId, ServiceName, control::MAX_DESCRIPTION, control::MAX_SERVICES};
 use http::{Uri, uri::Authority, uri::PathAndQuery, uri::Scheme};
 use ipnet::IpNet;
 
@@ -38,6 +38,14 @@ pub struct GatewayPlan {
     pub exports: Vec<ExportPlan>,
     /// The enterprise's side of the broker, if it runs here.
     pub broker: Option<BrokerPlan>,
+}
+
+impl GatewayPlan {
+    /// The names that are published, with the files of their certificates and keys.
+    pub(crate) fn published(&self) -> Vec<(HostName, Option<(PathBuf, PathBuf)>)> {
+        let broker = self.broker.iter();
+        broker.map(|b| (b.name.clone(), b.given.clone())).collect()
+    }
 }
 
 /// One way out.

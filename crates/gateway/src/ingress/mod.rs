@@ -1,14 +1,19 @@
 //! Public ingress: host names under which this gateway is reached from outside, through the hubs that let its domain publish
 //! them. A hub passes on what it reads from a client, ClientHello included; TLS ends here, and what is inside is given to a
-//! [`Handler`]. Knows nothing of what is served.
+//! [`Handler`]. Knows nothing of what is served, nor of how the bytes get here.
+
+mod names;
 
 use std::fmt;
 
 use futures_util::future::BoxFuture;
 use hawser_proto::HostName;
 use hawser_session::{BoxedCarrier, record::Records};
+use serde::Serialize;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use names::{Ingress, VisitError};
 
 /// What the client says and hears, beneath TLS. HTTP/1.1 was agreed upon, or nothing was.
 pub type VisitStream = TlsStream<Records<BoxedCarrier>>;
@@ -33,6 +38,17 @@ impl fmt::Debug for Visit {
 
 /// Serves what is published.
 pub trait Handler: Send + Sync + 'static {
-    /// Serves one client until its connection ends. Runs as a task of its own, and is dropped when the gateway stops.
+    /// Serves one client until its connection ends. Runs as a task of its own. When the gateway stops, the connection is cut.
     fn visit(&self, visit: Visit) -> BoxFuture<'static, ()>;
+}
+
+/// What a hub says of a name that this gateway publishes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PublishedStatus {
+    /// The name.
+    pub name: HostName,
+    /// `host:port` of the hub.
+    pub hub: String,
+    /// Whether the hub lets this domain publish it.
+    pub allowed: bool,
 }

@@ -100,10 +100,10 @@ pub(crate) enum AcceptError {
 }
 
 /// Counts a session while it is served.
-struct Serving(Arc<AtomicUsize>);
+pub(crate) struct Serving(Arc<AtomicUsize>);
 
 impl Serving {
-    fn begin(count: &Arc<AtomicUsize>) -> Self {
+    pub(crate) fn begin(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count.clone())
     }

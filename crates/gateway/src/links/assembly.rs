@@ -13,8 +13,8 @@ use std::{
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use hawser_identity::{IdentityError, SharedCredentials, Trust};
 use hawser_proto::{
-    NodeId, Role, UnixTime,
-    control::{JoinOffer, MAX_SERVICES, Registration, ToHub},
+    HostName, NodeId, Role, UnixTime,
+    control::{JoinOffer, MAX_PUBLISHED, MAX_SERVICES, Registration, ToHub},
 };
 use hawser_session::{carrier::Ways, http::Class};
 use hawser_store::{Store, StoreError};
@@ -42,8 +42,12 @@ use super::{
     status::{CertificateStatus, HubStatus, IssuerStatus, LinksStatus, PeerStatus},
     trust::Keeper,
     tunnel::{Caller, Tunnel},
+    visits::Visits,
 };
-use crate::seam::{Exports, Links};
+use crate::{
+    ingress::Ingress,
+    seam::{Exports, Links},
+};
 
 /// Most join offers told to a hub.
 const MAX_OFFERS: usize = 256;
@@ -116,6 +120,7 @@ impl Assembly {
     pub(crate) async fn start(
         settings: Settings,
         exports: Arc<dyn Exports>,
+        ingress: Arc<Ingress>,
         registry: &mut Registry,
     ) -> Result<Self, LinksError> {
         let Settings {
@@ -176,10 +181,17 @@ impl Assembly {
             answering: Acceptor::answering(),
             serving: Arc::new(AtomicUsize::new(0)),
         });
+        let visits = Arc::new(Visits::new(
+            ingress.clone(),
+            live.clone(),
+            metrics.clone(),
+            acceptor.drain.clone(),
+            acceptor.serving.clone(),
+        ));
         let tunnel = Arc::new(Tunnel::new(
             hubs.clone(),
             dialler.clone(),
-            acceptor.clone(),
+            (acceptor.clone(), visits),
             keeper.clone(),
             metrics.clone(),
         ));
@@ -188,6 +200,7 @@ impl Assembly {
         let composer = Composer {
             exports,
             issuing: issuing.clone(),
+            published: ingress.published(),
             draining: draining.subscribe(),
         };
         let register = watch::Sender::new(composer.compose().await?);
@@ -213,6 +226,7 @@ impl Assembly {
         tasks.spawn(renewal.run());
         tasks.spawn(composer.run(register, store.clone()));
         tasks.spawn(follow(hubs.clone(), terms.clone(), store));
+        tasks.spawn(ingress.tend());
         tasks.spawn(tend(tunnel.clone(), keeper, live.clone(), own.clone()));
         hubs.follow(&terms).await?;
         Ok(Self {
@@ -349,6 +363,7 @@ impl Drop for Assembly {
 struct Composer {
     exports: Arc<dyn Exports>,
     issuing: Arc<Issuing>,
+    published: watch::Receiver<Vec<HostName>>,
     draining: watch::Receiver<bool>,
 }
 
@@ -366,7 +381,13 @@ impl Composer {
                 .take(MAX_OFFERS)
                 .map(|(hash, expires)| JoinOffer { hash, expires })
                 .collect(),
-            publishes: Vec::new(),
+            publishes: self
+                .published
+                .borrow()
+                .iter()
+                .take(MAX_PUBLISHED)
+                .cloned()
+                .collect(),
         })
     }
 
@@ -380,6 +401,7 @@ impl Composer {
                 Ok(()) = exports.changed() => {}
                 Ok(()) = changes.changed() => {}
                 Ok(()) = self.draining.changed() => {}
+                Ok(()) = self.published.changed() => {}
                 _ = tick.tick() => {}
             }
             match self.compose().await {

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, time::Instant};
 
 use hawser_proto::{
-    DomainName, Fault, NodeId,
+    DomainName, Fault, HostName, NodeId,
     arbiter::Answer,
-    control::{DEAD_AFTER, PING_EVERY, Route, Target, ToGateway, ToHub},
+    control::{DEAD_AFTER, PING_EVERY, Publishing, Route, Target, ToGateway, ToHub},
     hop::Ticket,
 };
 
@@ -47,6 +47,10 @@ pub(crate) enum Event<W> {
     Settled(W, Result<Grant, Fault>),
     /// Somebody wants a session.
     Dial(Invitation),
+    /// Somebody outside asks for a published name.
+    Visit(Ticket, HostName),
+    /// What became of the published names.
+    Publishing(Vec<Publishing>),
     /// The register answers the question of this number.
     Answer(u64, Answer),
     /// A signed revocation list.
@@ -129,8 +133,8 @@ impl<W> Exchange<W> {
             ToGateway::Granted { id, ticket, peer } => self.settle(id, Ok(Grant { ticket, peer })),
             ToGateway::Refused { id, fault } => self.settle(id, Err(fault)),
             ToGateway::Dial { ticket, peer, join } => Event::Dial(Invitation { ticket, peer, join }),
-            // Nothing is published from here yet.
-            ToGateway::Visit { .. } | ToGateway::Publishing(_) => Event::Nothing,
+            ToGateway::Visit { ticket, name } => Event::Visit(ticket, name),
+            ToGateway::Publishing(said) => Event::Publishing(said),
             ToGateway::Revocations(bytes) => Event::Revocations(bytes),
             ToGateway::Draining => Event::Draining,
             ToGateway::Ping(n) => Event::Reply(ToHub::Pong(n)),

@@ -8,9 +8,10 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use hawser_proto::{
-    DomainName, Fault, UnixTime,
+    DomainName, Fault, HostName, UnixTime,
     arbiter::{Answer, Ask},
-    control::{DEAD_AFTER, Route, Target, ToGateway, ToHub},
+    control::{DEAD_AFTER, Publishing, Route, Target, ToGateway, ToHub},
+    hop::Ticket,
 };
 use hawser_session::hop::{ControlReceiver, ControlSender, HopClient, HopError};
 use tokio::{
@@ -55,6 +56,10 @@ pub(crate) trait Sink: Send + Sync + 'static {
     fn usable(&self, hub: &Arc<Hub>, usable: bool, why: &str);
     /// Somebody wants a session.
     fn invited(&self, hub: &Arc<Hub>, invitation: Invitation);
+    /// Somebody outside asks for a name that this gateway publishes.
+    fn visited(&self, hub: &Arc<Hub>, ticket: Ticket, name: HostName);
+    /// What became of the names that this gateway publishes.
+    fn publishing(&self, hub: &Arc<Hub>, said: Vec<Publishing>);
     /// A signed revocation list, which may be anything.
     fn revocations(&self, bytes: Vec<u8>);
     /// Lists of the own domain, for a hub that has just been connected.
@@ -480,6 +485,8 @@ impl Talk {
                     let _ = asker.send(Ok(answer));
                 }
             }
+            Event::Visit(ticket, name) => self.sink.visited(&self.hub, ticket, name),
+            Event::Publishing(said) => self.sink.publishing(&self.hub, said),
             Event::Dial(invitation) => self.sink.invited(&self.hub, invitation),
             Event::Revocations(bytes) => self.sink.revocations(bytes),
             Event::Draining => {

@@ -5,9 +5,10 @@ use std::{path::PathBuf, sync::Arc};
 
 use hawser_identity::{Credentials, Fingerprint, HubAddress, SharedCredentials, SharedTrust, Trust};
 use hawser_proto::{
-    DomainName, NodeId, Role, UnixTime,
+    DomainName, HostName, NodeId, Role, UnixTime,
     arbiter::{Answer, Ask},
-    control::{Route, ToHub},
+    control::{Publishing, Route, ToHub},
+    hop::Ticket,
 };
 use hawser_session::carrier::Ways;
 use hawser_store::Store;
@@ -277,6 +278,12 @@ impl Sink for News {
     fn invited(&self, hub: &Arc<Hub>, _: Invitation) {
         debug!(hub = %hub.key, "the hub invites this host to a session, which it does not take");
     }
+
+    fn visited(&self, hub: &Arc<Hub>, _: Ticket, name: HostName) {
+        debug!(hub = %hub.key, %name, "the hub has a visitor for this host, which publishes nothing");
+    }
+
+    fn publishing(&self, _: &Arc<Hub>, _: Vec<Publishing>) {}
 
     fn revocations(&self, bytes: Vec<u8>) {
         self.keeper.offer(bytes);

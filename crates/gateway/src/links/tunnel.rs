@@ -11,8 +11,9 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use hawser_proto::{
-    DomainName, Fault, NodeId, Place, ServiceId,
-    control::{Protocol, Route},
+    DomainName, Fault, HostName, NodeId, Place, ServiceId,
+    control::{Protocol, Publishing, Route},
+    hop::Ticket,
     session::RequestId,
 };
 use hawser_session::{EndToEnd, http::Class, http::Slot};
@@ -31,6 +32,7 @@ use super::{
     routes::{self, Candidate, Routes},
     sessions::Dialler,
     trust::Keeper,
+    visits::Visits,
 };
 use crate::seam::{Body, Calls, HttpLease, SendError};
 
@@ -44,6 +46,7 @@ pub(crate) struct Tunnel {
     pub(crate) hubs: Arc<Hubs>,
     pub(crate) dialler: Arc<Dialler>,
     pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) visits: Arc<Visits>,
     pub(crate) keeper: Keeper,
     pub(crate) metrics: Metrics,
     pub(crate) draining: AtomicBool,
@@ -63,7 +66,7 @@ impl Tunnel {
     pub(crate) fn new(
         hubs: Arc<Hubs>,
         dialler: Arc<Dialler>,
-        acceptor: Arc<Acceptor>,
+        (acceptor, visits): (Arc<Acceptor>, Arc<Visits>),
         keeper: Keeper,
         metrics: Metrics,
     ) -> Self {
@@ -71,6 +74,7 @@ impl Tunnel {
             hubs,
             dialler,
             acceptor,
+            visits,
             keeper,
             metrics,
             draining: AtomicBool::new(false),
@@ -326,6 +330,9 @@ impl Sink for Tunnel {
             .hub_connected
             .get_or_create(&label)
             .set(usable.into());
+        if !usable {
+            self.visits.ingress.lost(&hub.key);
+        }
         if usable {
             self.metrics.hub_connections.get_or_create(&label).inc();
         }
@@ -334,6 +341,14 @@ impl Sink for Tunnel {
 
     fn invited(&self, hub: &Arc<Hub>, invitation: Invitation) {
         self.acceptor.invited(hub, invitation);
+    }
+
+    fn visited(&self, hub: &Arc<Hub>, ticket: Ticket, name: HostName) {
+        self.visits.come(hub, ticket, name);
+    }
+
+    fn publishing(&self, hub: &Arc<Hub>, said: Vec<Publishing>) {
+        self.visits.ingress.heard(&hub.key, said);
     }
 
     fn revocations(&self, bytes: Vec<u8>) {

@@ -185,6 +185,8 @@ struct Link {
     pin: Fingerprint,
     url: String,
     talk: Mutex<Talk<Waiter>>,
+    /// Held by the request that goes out next, so that they go out in the order in which they came.
+    turn: Semaphore,
     places: Arc<Semaphore>,
     room: Arc<Semaphore>,
     out: mpsc::Sender<Outgoing>,
@@ -218,6 +220,7 @@ async fn meet(hub: &Arc<Hub>, pin: Fingerprint, software: &str) -> Result<(Arc<L
         pin,
         url,
         talk: Mutex::new(talk),
+        turn: Semaphore::new(1),
         places: Arc::new(Semaphore::new(PENDING)),
         room: Arc::new(Semaphore::new(OUTGOING)),
         out,
@@ -243,6 +246,7 @@ impl Link {
     /// Nobody is answered any more.
     fn end(&self) {
         self.ended.cancel();
+        self.turn.close();
         self.places.close();
         self.room.close();
         drop(self.talk().end());
@@ -264,6 +268,7 @@ impl Link {
     }
 
     async fn ask(&self, request: Request) -> Result<Outcome, LinkError> {
+        let turn = self.turn.acquire().await.map_err(|_| self.gone())?;
         let place = self.places.clone().acquire_owned().await;
         let (answer, answered) = oneshot::channel();
         let waiter = Waiter {
@@ -271,10 +276,10 @@ impl Link {
             _place: place.map_err(|_| self.gone())?,
         };
         let (id, message) = self.talk().request(request, waiter).map_err(|_| self.gone())?;
-        if let Err(error) = self.say(message).await {
-            self.talk().forget(id);
-            return Err(error);
-        }
+        let unsent = Unsent { link: self, id };
+        self.say(message).await?;
+        std::mem::forget(unsent);
+        drop(turn);
         match timeout(ANSWER, answered).await {
             Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(_)) => Err(self.gone()),
@@ -283,6 +288,18 @@ impl Link {
                 Err(LinkError::Silent(self.hub.clone()))
             }
         }
+    }
+}
+
+/// A request that is not sent yet; dropped, it never will be.
+struct Unsent<'a> {
+    link: &'a Link,
+    id: u64,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.link.talk().forget(self.id);
     }
 }
 

@@ -103,7 +103,7 @@ pub trait MailboxLink: Send + Sync + fmt::Debug + 'static {
     fn pin(&self) -> Fingerprint;
     /// Where devices reach the mailbox: `https://NAME[:PORT]`.
     fn url(&self) -> &str;
-    /// Asks, and waits for what became of it. Waits while too much is under way on this connection. Dropped, it may have been
+    /// Asks, and waits for what became of it. Requests go out in the order in which their futures were first polled. Waits while too much is under way on this connection. Dropped, it may have been
     /// asked or not.
     fn request(&self, request: Request) -> BoxFuture<'_, Result<Outcome, LinkError>>;
     /// Says something. Completes when it waits for the socket. Dropped, it may have been said or not.

@@ -1,0 +1,279 @@
+//! The names that are published, the certificates by which they are known, and TLS with those who ask for them.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use hawser_identity::{Given, IdentityError, SharedCredentials, tls};
+use hawser_proto::{ALPN_DEVICE, HostName, control::Publishing};
+use hawser_session::{
+    BoxedCarrier,
+    hello::{Alert, Opening},
+    hop::HANDSHAKE_TIMEOUT,
+};
+use rustls::ServerConfig;
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Handler, PublishedStatus, Visit};
+
+/// How often the files of given certificates are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// All that is published.
+pub(crate) struct Ingress {
+    sites: ArcSwap<Vec<Site>>,
+    by_root: Arc<ServerConfig>,
+    handler: OnceLock<Arc<dyn Handler>>,
+    /// What hubs are to be told: nothing until somebody serves it.
+    published: watch::Sender<Vec<HostName>>,
+    /// What each hub says of it, by `host:port`.
+    said: Mutex<BTreeMap<Arc<str>, Vec<Publishing>>>,
+}
+
+/// One name.
+#[derive(Clone)]
+struct Site {
+    name: HostName,
+    given: Option<(Arc<Given>, Arc<ServerConfig>)>,
+}
+
+/// A name to publish, and the files of its certificate and key.
+pub(crate) type Wanted = (HostName, Option<(PathBuf, PathBuf)>);
+
+/// Why a client was not let in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VisitError {
+    /// Its TLS.
+    #[error("TLS: {}", tls::explain(.0))]
+    Tls(io::Error),
+    /// It took too long.
+    #[error("no TLS within {} s", HANDSHAKE_TIMEOUT.as_secs())]
+    Late,
+    /// It asks for something else than the hub announced, or what is not published here.
+    #[error(
+        "the hub announced a client of {announced}, and it asks for {asked}: nothing of that is published here"
+    )]
+    Name {
+        /// By the hub.
+        announced: HostName,
+        /// In its ClientHello.
+        asked: String,
+    },
+    /// It knows no root, and there is no public certificate.
+    #[error(
+        "it wants a public certificate, and {0} has none: set gateway.broker.certificate and key for browsers"
+    )]
+    NoCertificate(HostName),
+    /// Nobody serves what is published.
+    #[error("nobody serves {0} here")]
+    Unserved(HostName),
+}
+
+impl Ingress {
+    /// Reads the certificates. Nothing is published until [`Ingress::serve`].
+    pub(crate) fn new(own: SharedCredentials, wanted: &[Wanted]) -> Result<Arc<Self>, IdentityError> {
+        Ok(Arc::new(Self {
+            sites: ArcSwap::from_pointee(sites(wanted, &[])?),
+            by_root: tls::gateway_device(own)?,
+            handler: OnceLock::new(),
+            published: watch::Sender::default(),
+            said: Mutex::default(),
+        }))
+    }
+
+    /// Publishes from now on what this handler serves. The first handler stays.
+    pub(crate) fn serve(&self, handler: Arc<dyn Handler>) {
+        if self.handler.set(handler).is_err() {
+            warn!("published names have a handler already: the first one stays");
+        }
+        self.tell();
+    }
+
+    /// Other names or certificates, which are read before anything changes.
+    pub(crate) fn prepare(&self, wanted: &[Wanted]) -> Result<Prepared, IdentityError> {
+        sites(wanted, &self.sites.load()).map(Prepared)
+    }
+
+    /// Puts them into force.
+    pub(crate) fn apply(&self, prepared: Prepared) {
+        self.sites.store(Arc::new(prepared.0));
+        self.tell();
+    }
+
+    /// What hubs are to be told.
+    pub(crate) fn published(&self) -> watch::Receiver<Vec<HostName>> {
+        self.published.subscribe()
+    }
+
+    /// A hub says what became of the names.
+    pub(crate) fn heard(&self, hub: &Arc<str>, said: Vec<Publishing>) {
+        for one in &said {
+            if one.allowed {
+                info!(%hub, name = %one.name, "published at the hub");
+            } else {
+                warn!(%hub, name = %one.name, "the hub does not let this domain publish the name: ask its operator for a [[hub.publish]] rule");
+            }
+        }
+        self.said().insert(hub.clone(), said);
+    }
+
+    /// A hub is not connected.
+    pub(crate) fn lost(&self, hub: &str) {
+        self.said().remove(hub);
+    }
+
+    /// For people's eyes.
+    pub(crate) fn status(&self) -> Vec<PublishedStatus> {
+        let said = self.said();
+        let of_hub = |(hub, names): (&Arc<str>, &Vec<Publishing>)| {
+            let hub = hub.to_string();
+            names
+                .iter()
+                .map(move |p| PublishedStatus {
+                    name: p.name.clone(),
+                    hub: hub.clone(),
+                    allowed: p.allowed,
+                })
+                .collect::<Vec<_>>()
+        };
+        said.iter().flat_map(of_hub).collect()
+    }
+
+    /// TLS with a client of this name, and who serves it.
+    pub(crate) async fn open(
+        &self,
+        name: HostName,
+        carrier: BoxedCarrier,
+        drain: CancellationToken,
+    ) -> Result<(Visit, Arc<dyn Handler>), VisitError> {
+        let Some(handler) = self.handler.get() else {
+            return Err(VisitError::Unserved(name));
+        };
+        let visit = timeout(HANDSHAKE_TIMEOUT, self.accept(name, carrier, drain));
+        let visit = visit.await.map_err(|_| VisitError::Late)??;
+        Ok((visit, handler.clone()))
+    }
+
+    async fn accept(
+        &self,
+        name: HostName,
+        carrier: BoxedCarrier,
+        drain: CancellationToken,
+    ) -> Result<Visit, VisitError> {
+        let opening = Opening::read(carrier).await.map_err(VisitError::Tls)?;
+        let site = self.sites.load().iter().find(|s| s.name == name).cloned();
+        let Some(site) = site.filter(|s| opening.name().as_ref() == Some(&s.name)) else {
+            let asked = opening.name();
+            // It may have gone already; why it was refused counts more.
+            let _ = opening.refuse(Alert::UnknownName).await;
+            return Err(VisitError::Name {
+                announced: name,
+                asked: asked.map_or_else(|| "no name".into(), |n| n.to_string()),
+            });
+        };
+        let by_root = opening.offers(ALPN_DEVICE);
+        let config = match (by_root, site.given) {
+            (true, _) => self.by_root.clone(),
+            (false, Some((_, config))) => config,
+            (false, None) => {
+                let _ = opening.refuse(Alert::NoProtocol).await;
+                return Err(VisitError::NoCertificate(name));
+            }
+        };
+        let stream = opening.accept(config).await.map_err(VisitError::Tls)?;
+        Ok(Visit {
+            name,
+            by_root,
+            stream,
+            drain,
+        })
+    }
+
+    fn tell(&self) {
+        if self.handler.get().is_none() {
+            return;
+        }
+        let names: Vec<_> = self.sites.load().iter().map(|s| s.name.clone()).collect();
+        self.published.send_if_modified(|told| {
+            let changed = *told != names;
+            *told = names;
+            changed
+        });
+    }
+
+    fn said(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Vec<Publishing>>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads given certificates again when their files change.
+    pub(crate) async fn tend(self: Arc<Self>) {
+        let mut tick = interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut trouble = BTreeMap::new();
+        loop {
+            tick.tick().await;
+            for site in self.sites.load_full().iter() {
+                let Some((given, _)) = site.given.clone() else {
+                    continue;
+                };
+                let looked = tokio::task::spawn_blocking(move || given.refresh()).await;
+                match looked {
+                    Ok(Ok(true)) => info!(name = %site.name, "took the new certificate"),
+                    Ok(Err(error)) => {
+                        let error = error.to_string();
+                        if trouble.get(&site.name) != Some(&error) {
+                            warn!(name = %site.name, %error, "cannot take the new certificate; the old one stays");
+                            trouble.insert(site.name.clone(), error);
+                        }
+                        continue;
+                    }
+                    // The runtime ends.
+                    Err(_) => return,
+                    Ok(Ok(false)) => {}
+                }
+                trouble.remove(&site.name);
+            }
+        }
+    }
+}
+
+/// Names whose certificates were read.
+pub(crate) struct Prepared(Vec<Site>);
+
+/// What is wanted; certificates in use from the same files stay.
+fn sites(wanted: &[Wanted], before: &[Site]) -> Result<Vec<Site>, IdentityError> {
+    let one = |(name, files): &Wanted| {
+        let Some((certificate, key)) = files else {
+            return Ok(Site {
+                name: name.clone(),
+                given: None,
+            });
+        };
+        let same = before.iter().find(|s| {
+            s.name == *name
+                && s.given
+                    .as_ref()
+                    .is_some_and(|(given, _)| given.is_of(certificate, key))
+        });
+        if let Some(same) = same {
+            return Ok(same.clone());
+        }
+        let given = Given::load(name, certificate, key)?;
+        let config = tls::public_server(given.clone())?;
+        Ok(Site {
+            name: name.clone(),
+            given: Some((given, config)),
+        })
+    };
+    wanted.iter().map(one).collect()
+}
