@@ -14,7 +14,7 @@ use std::{
 };
 
 use hawser_gateway::{Gateway, admin, config::GatewayConfig, seam::Body};
-use hawser_hub::{Allow, Hub, HubConfig, Limits};
+use hawser_hub::{Allow, Hub, HubConfig, Limits, Publish};
 use hawser_identity::{HubAddress, HubIdentity, Joins};
 use hawser_proto::{NodeName, ServiceId};
 use hawser_session::carrier::Ways;
@@ -95,6 +95,16 @@ impl World {
         })
         .await;
         dir
+    }
+
+    /// The hub lets this domain alone publish, and these names only.
+    pub async fn publish(&self, domain: &str, names: &[&str]) {
+        let mut config = self.config.clone();
+        config.publish = vec![Publish {
+            domain: domain.into(),
+            names: names.iter().map(|n| (*n).to_owned()).collect(),
+        }];
+        self.hub.reload(config).await.unwrap();
     }
 
     pub async fn restart_hub(&mut self) {
