@@ -9,6 +9,7 @@ use std::{
 };
 
 use hawser_identity::token::HubAddress;
+use hawser_proto::HostName;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -223,6 +224,11 @@ pub enum ConfigError {
     /// A rule.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// A name that is published, and is the mailbox's.
+    #[error(
+        "hub.mailbox.name: {0} is published by a domain, too ([[hub.publish]]): one name leads to one place"
+    )]
+    MailboxPublished(HostName),
     /// A rule of who may publish what.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -235,15 +241,21 @@ impl HubConfig {
             .public
             .parse()
             .map_err(|_| ConfigError::Public(self.public.clone()))?;
-        let mailbox = self.mailbox.as_ref().map(|m| m.check(&public));
+        let mailbox = self.mailbox.as_ref().map(|m| m.check(&public)).transpose()?;
+        let publishing = Publishing::new(&self.publish)?;
+        if let Some(mailbox) = &mailbox
+            && publishing.owner(&mailbox.name).is_some()
+        {
+            return Err(ConfigError::MailboxPublished(mailbox.name.clone()));
+        }
         Ok(HubPlan {
             listen: addresses(&self.listen)?,
             state: self.state.clone(),
-            mailbox: mailbox.transpose()?,
+            mailbox,
             public,
             drain: self.drain,
             policy: Policy::new(&self.allow)?,
-            publishing: Publishing::new(&self.publish)?,
+            publishing,
             limits: checked(&self.limits)?,
         })
     }

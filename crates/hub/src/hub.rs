@@ -20,6 +20,7 @@ use crate::{
     arbiter::Arbiter,
     config::{ConfigError, HubConfig, HubPlan, Limits},
     door::{Door, DoorLimits},
+    front::Front,
     ledger::{Ledger, LedgerError},
     listen,
     lives::Cut,
@@ -122,6 +123,10 @@ impl Hub {
         );
         switch.publishing = plan.publishing.clone();
         let stop = CancellationToken::new();
+        let front = match &plan.mailbox {
+            Some(table) => Some(Arc::new(Front::new(table, &identity, None)?)),
+            None => None,
+        };
         let mailbox = match &plan.mailbox {
             Some(table) => {
                 let metrics = mailbox::Metrics::register(metrics);
@@ -132,6 +137,7 @@ impl Hub {
         let shared = Arc::new(Shared::new(Parts {
             stop,
             mailbox,
+            front,
             identity,
             software: software.into(),
             hop,
@@ -189,8 +195,18 @@ impl Hub {
                 .copied()
                 .collect()
         };
+        let before = self.shared.front.load_full();
+        let front = match &plan.mailbox {
+            Some(table) => Some(Arc::new(Front::new(
+                table,
+                &self.shared.identity,
+                before.as_deref(),
+            )?)),
+            None => None,
+        };
         let bound = bind(&new)?;
         // Nothing fails from here on.
+        self.shared.front.store(front);
         self.apply(&plan);
         self.listen(bound);
         self.running()
@@ -395,14 +411,36 @@ async fn watch(shared: Arc<Shared>, mut changes: tokio::sync::watch::Receiver<u6
     }
 }
 
-/// Forgets tickets that have expired.
+/// Forgets tickets that have expired, and reads the mailbox's certificate again when its files change.
 async fn keep_house(shared: Arc<Shared>) {
     let mut tick = interval(HOUSEKEEPING);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut trouble = None;
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
             _ = tick.tick() => shared.switch().tickets.purge(std::time::Instant::now()),
+        }
+        let Some(front) = shared.front.load_full() else {
+            continue;
+        };
+        // Fails only when the runtime ends.
+        let Ok(looked) = tokio::task::spawn_blocking(move || front.refresh()).await else {
+            return;
+        };
+        let error = match looked {
+            Ok(new) => {
+                if new {
+                    tracing::info!("took the mailbox's new certificate");
+                }
+                trouble = None;
+                continue;
+            }
+            Err(error) => error.to_string(),
+        };
+        if trouble.as_ref() != Some(&error) {
+            tracing::warn!(%error, "cannot take the mailbox's new certificate; the old one stays");
+            trouble = Some(error);
         }
     }
 }

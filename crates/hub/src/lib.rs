@@ -11,6 +11,7 @@ mod config;
 mod control;
 mod data;
 mod door;
+mod front;
 mod hub;
 mod join;
 mod ledger;

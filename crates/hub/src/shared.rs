@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use hawser_identity::{HubIdentity, IdentityError, Proved, SharedTrust};
 use hawser_proto::{HostName, NodeId, UnixTime, control::ToGateway};
 use hawser_session::{hop::HopServer, relay::PipePool};
@@ -21,6 +21,7 @@ use crate::{
     config::Limits,
     data::Word,
     door::Door,
+    front::Front,
     ledger::{Known, KnownList, Ledger, LedgerError, Subject},
     lives::{Cut, Life, Lives, Parties},
     mailbox::Mailbox,
@@ -93,6 +94,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// For the devices of domains that have a broker.
     pub(crate) mailbox: Option<Arc<Mailbox>>,
+    /// How they reach it.
+    pub(crate) front: ArcSwapOption<Front>,
     /// Ends everything.
     pub(crate) stop: CancellationToken,
     /// Data sessions, from the ticket shown to the last byte.
@@ -115,6 +118,7 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) mailbox: Option<Arc<Mailbox>>,
+    pub(crate) front: Option<Arc<Front>>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -139,6 +143,7 @@ impl Shared {
             limits: ArcSwap::from_pointee(parts.limits),
             metrics: parts.metrics,
             mailbox: parts.mailbox,
+            front: ArcSwapOption::new(parts.front),
             stop: parts.stop,
             sessions: TaskTracker::new(),
             crowd: Seldom::default(),

@@ -26,7 +26,8 @@ use crate::{
 
 impl Names for Shared {
     fn site(&self, name: &HostName) -> Option<Site> {
-        self.switch().is_published(name).then_some(Site::Published)
+        let mailbox = self.front.load().as_ref().and_then(|front| front.site(name));
+        mailbox.or_else(|| self.switch().is_published(name).then_some(Site::Published))
     }
 }
 
