@@ -106,9 +106,9 @@ const commands = {
     return { says: await page.textContent("#bare-help") };
   },
   state,
-  async unlock() {
+  async unlock({ is }) {
     await page.click("#unlock");
-    await state({ is: "live" });
+    await state({ is });
   },
   // Tries to unlock where it cannot be; gives what the page says, and how many messages it shows.
   async "unlock-refused"() {

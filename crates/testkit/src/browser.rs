@@ -116,6 +116,27 @@ impl Browser {
         self.tell("state", json!({ "is": state })).map(drop)
     }
 
+    /// Unlocks the keys with the passkey, and waits for this state.
+    pub fn unlock(&mut self, state: &str) -> Result<()> {
+        self.tell("unlock", json!({ "is": state })).map(drop)
+    }
+
+    /// Loads the page anew; gives the view that it shows.
+    pub fn reload(&mut self) -> Result<String> {
+        let answer = self.tell("reload", json!({}))?;
+        text(&answer, "view")
+    }
+
+    /// Takes its network away, or gives it back.
+    pub fn network(&mut self, on: bool) -> Result<()> {
+        self.tell("network", json!({ "on": on })).map(drop)
+    }
+
+    /// Whether the authenticator can verify its user from now on.
+    pub fn verify_user(&mut self, can: bool) -> Result<()> {
+        self.tell("verify", json!({ "user": can })).map(drop)
+    }
+
     /// Waits for a message, opens it, and gives what it shows: `kind` (`text`, `html`, `image`) and `text`.
     pub fn read(&mut self, subject: &str) -> Result<Value> {
         self.tell("read", json!({ "subject": subject }))

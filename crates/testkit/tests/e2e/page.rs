@@ -4,13 +4,12 @@
 use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use hawser_testkit::{
     Browser, Host,
+    authority::Authority,
     browser::{self, Spec},
-    gate,
     origin::{Python, python::workspace},
 };
 use serde_json::json;
@@ -29,49 +28,23 @@ struct Served {
     _server: Python,
 }
 
-fn openssl(dir: &Path, args: &str) {
-    let out = Command::new("openssl")
-        .args(args.split(' '))
-        .current_dir(dir)
-        .output()
-        .unwrap();
-    assert!(
-        out.status.success(),
-        "openssl {args}: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-}
-
 fn serve() -> Served {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    openssl(
-        at,
-        &format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=Test"),
-    );
-    openssl(
-        at,
-        &format!("req {key} -keyout page.key -out page.csr -subj /CN={NAME}"),
-    );
-    std::fs::write(at.join("names"), format!("subjectAltName=DNS:{NAME}\n")).unwrap();
-    openssl(
-        at,
-        "x509 -req -in page.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out page.pem -days 2 -extfile names",
-    );
+    let authority = Authority::new(at).unwrap();
+    let (certificate, key) = authority.issue(NAME).unwrap();
     let host = Host::on_loopback("page", Ipv4Addr::LOCALHOST);
-    let file = |name: &str| at.join(name).to_string_lossy().into_owned();
     let page = workspace().join("crates/broker/page");
     let args = [
         "127.0.0.1",
         &PORT.to_string(),
         &page.to_string_lossy(),
-        &file("page.pem"),
-        &file("page.key"),
+        &certificate.to_string_lossy(),
+        &key.to_string_lossy(),
     ];
     let server = Python::start(&host, "page_server.py", &args, at).unwrap();
     Served {
-        authority: at.join("ca.pem"),
+        authority: authority.certificate(),
         dir,
         host,
         _server: server,
@@ -95,8 +68,7 @@ fn url(path: &str) -> String {
 
 #[test]
 fn the_page_before_there_is_a_device() {
-    let what = "the device page in Chromium";
-    if !browser::possible(what) || !gate::programs(what, &["openssl"]) {
+    if !browser::possible("the device page in Chromium") {
         return;
     }
     let served = serve();
@@ -153,8 +125,7 @@ fn a_link_that_nobody_knows_is_refused(browser: &mut Browser) {
 
 fn it_is_there_without_a_network(browser: &mut Browser) {
     browser.tell("worker", json!({})).unwrap();
-    browser.tell("network", json!({ "on": false })).unwrap();
-    let answer = browser.tell("reload", json!({})).unwrap();
-    assert_eq!(answer["view"], "welcome");
-    browser.tell("network", json!({ "on": true })).unwrap();
+    browser.network(false).unwrap();
+    assert_eq!(browser.reload().unwrap(), "welcome");
+    browser.network(true).unwrap();
 }
