@@ -197,7 +197,7 @@ async function submitEnrol(withPasskey) {
 
 function advice(error) {
   if (error instanceof Unreachable) return " Your link is still good: try again.";
-  if (error instanceof RemoteError && error.status < 500) return " A link works once, for ten minutes: ask your administrator for a new one.";
+  if (error instanceof RemoteError && [403, 404, 409, 410].includes(error.status)) return " A link works once, for ten minutes: ask your administrator for a new one.";
   return "";
 }
 

@@ -96,6 +96,8 @@ export async function accept(link, requestBytes, { signingKey, sealingKey }, ans
     same(proof.device, answer.device) &&
     same(proof.sender, await keys.keyId(answer.senderKey)) &&
     proof.user === answer.user &&
+    proof.issued <= answer.at &&
+    answer.at < proof.expires &&
     proof.domain === link.domain;
   if (!fits) {
     throw new EnrolmentError("The answer certifies something else than this device. Tell your administrator.");

@@ -5,14 +5,18 @@ import { prove } from "./dpop.js";
 /** Milliseconds that a server may take to answer. */
 export const PATIENCE = 30_000;
 
-/** A server said no. `reason` is its stable word for why, where it gave one; `message` is for people. */
+/**
+ * A server said no. `reason` is its stable word for why, where it gave one; `message` is for people; `again`: after how many
+ * milliseconds it may be asked again, where it said so.
+ */
 export class RemoteError extends Error {
   name = "RemoteError";
 
-  constructor(status, reason, message) {
+  constructor(status, reason, message, again = 0) {
     super(message);
     this.status = status;
     this.reason = reason;
+    this.again = again;
   }
 }
 
@@ -100,7 +104,9 @@ async function problem(response) {
   const reason = typeof body.reason === "string" ? body.reason : "";
   const words = [body.detail, body.title].find((word) => typeof word === "string" && word !== "");
   const host = response.url ? new URL(response.url).host : "the server";
-  return new RemoteError(response.status, reason, words ?? `${host} answered with status ${response.status}.`);
+  const seconds = Number(response.headers.get("Retry-After"));
+  const again = Number.isFinite(seconds) ? seconds * 1000 : 0;
+  return new RemoteError(response.status, reason, words ?? `${host} answered with status ${response.status}.`, again);
 }
 
 /** Reads a JSON body of an object. */

@@ -89,7 +89,7 @@ export async function run({ connect, take, tell, signal }) {
     }
     if (signal.aborted) return;
     failures += 1;
-    const wait = backoff(failures);
+    const wait = Math.max(backoff(failures), Math.min(error?.again ?? 0, LONGEST_WAIT));
     tell("offline", { error, wait });
     await pause(wait, signal);
   }

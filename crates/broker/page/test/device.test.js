@@ -98,6 +98,22 @@ test("a stream that ends is tried again, and a revocation ends it for good", asy
   ]);
 });
 
+test("a server that says when it may be asked again is not asked before", async () => {
+  const stop = new AbortController();
+  const waits = [];
+  await run({
+    signal: stop.signal,
+    connect: async () => Promise.reject(Object.assign(new Error("busy"), { again: 30_000 })),
+    take: async () => {},
+    tell: (state, { wait }) => {
+      if (state !== "offline") return;
+      waits.push(wait);
+      setTimeout(() => stop.abort());
+    },
+  });
+  assert.deepEqual(waits, [30_000]);
+});
+
 test("a stopped stream ends while it waits", async () => {
   const stop = new AbortController();
   await run({
@@ -166,6 +182,7 @@ test("an enrolment's answer is taken from who made the link, and from nobody els
     await answer({ sender: other.domain.senderKey }),
     await answer({ certificate: await other.domain.certificate(device, made.signingKey) }),
     await answer({ mailbox: "http://mail.example" }),
+    await answer({ at: 2 ** 41 }),
     { answer: "?", mac: "" },
     {},
   ];
