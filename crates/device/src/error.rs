@@ -94,4 +94,14 @@ impl DeviceError {
             _ => false,
         }
     }
+    /// Whether the server found no sense in what was sent, and never will.
+    pub(crate) fn is_senseless(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                status: 400 | 413 | 422,
+                ..
+            }
+        )
+    }
 }

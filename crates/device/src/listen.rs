@@ -168,12 +168,24 @@ impl Device {
         Err(ended)
     }
 
-    /// Hands what is to be acknowledged to the mailbox.
+    /// Hands what is to be acknowledged to the mailbox. One that the mailbox refuses for good holds back no other.
     async fn flush(&mut self, state: &mut State) -> Result<(), DeviceError> {
         if state.pending.is_empty() {
             return Ok(());
         }
-        self.acknowledge(&state.pending).await?;
+        match self.acknowledge(&state.pending).await {
+            Err(e) if e.is_senseless() => {
+                for ack in &state.pending {
+                    match self.acknowledge(std::slice::from_ref(ack)).await {
+                        Err(e) if e.is_senseless() => {
+                            tracing::warn!(error = %e, "the mailbox takes an acknowledgement at no time");
+                        }
+                        other => other?,
+                    }
+                }
+            }
+            other => other?,
+        }
         state.pending.clear();
         self.home.save_state(state)
     }

@@ -5,7 +5,7 @@ mod fake;
 
 use std::{sync::Arc, time::Duration};
 
-use fake::{DEVICE, Fake, ITEM};
+use fake::{DEVICE, Fake, ITEM, MAX_SEQUENCE};
 use hawser_device::{Arrived, Cost, Device, DeviceError, Enrolment, Handled, Home, Receiver, enrol};
 use hawser_proto::broker::{
     api::Profile,
@@ -256,6 +256,27 @@ async fn what_a_mailbox_makes_of_it_is_seen() {
     assert!(matches!(listening.next().await, Arrived::Withheld(gap) if (gap.from, gap.to) == (5, 6)));
     world.fake.queue(8, "skip", b"nothing of ours".to_vec());
     assert!(matches!(listening.next().await, Arrived::Refused { .. }));
+}
+
+#[tokio::test]
+async fn an_acknowledgement_that_makes_no_sense_holds_back_no_other() {
+    let mut world = World::enrolled().await;
+    // Not the domain's, and with a number that only a mailbox gone mad would have.
+    let mut forged = world.fake.envelope(MAX_SEQUENCE + 1, "forged");
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    world.fake.queue(1, "envelope", forged);
+    world.fake.renew();
+    world.fake.event(2, "last");
+    let mut listening = world.listen();
+    listening.connected().await;
+    assert!(matches!(
+        listening.next().await,
+        Arrived::Refused { sequence: None, .. }
+    ));
+    assert_eq!(listening.message().await, (2, "last".into()));
+    assert_eq!(world.acked().await, (2, AckCode::Delivered));
+    listening.end().await.unwrap();
 }
 
 #[tokio::test]

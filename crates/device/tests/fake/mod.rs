@@ -38,6 +38,8 @@ type Body = BoxBody<Bytes, Infallible>;
 
 pub(crate) const DEVICE: DeviceHandle = DeviceHandle([0xd1; 16]);
 pub(crate) const ITEM: ItemId = ItemId([7; 16]);
+/// The highest number that the mailbox takes for one.
+pub(crate) const MAX_SEQUENCE: u64 = 1 << 62;
 const ENROLMENT: [u8; 16] = [0xe1; 16];
 const SECRET: [u8; 16] = [0x5e; 16];
 
@@ -148,6 +150,11 @@ impl Fake {
 
     fn change(&self) {
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Goes on under a new epoch key, as after a restart.
+    pub(crate) fn renew(&self) {
+        self.inner().epoch = None;
     }
 
     /// Puts an event into the queue.
@@ -368,9 +375,15 @@ impl Fake {
 
     fn acks(&self, body: &[u8]) -> Response<Body> {
         let acks: Acks = serde_json::from_slice(body).unwrap();
-        for ack in acks.acks {
+        let read = |ack: &String| {
             let signed = Signed::<Acknowledgement>::parse(&B64.decode(ack).unwrap()).unwrap();
-            let ack = verify(&signed, &self.key()).unwrap();
+            verify(&signed, &self.key()).unwrap()
+        };
+        let acks: Vec<_> = acks.acks.iter().map(read).collect();
+        if acks.iter().any(|ack| ack.sequence > MAX_SEQUENCE) {
+            return self.problem(400, "malformed", "no envelope has this number");
+        }
+        for ack in acks {
             self.inner().queue.remove(&ack.sequence);
             let _ = self.acked.send(ack);
         }
