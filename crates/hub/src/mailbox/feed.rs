@@ -10,7 +10,7 @@ use hawser_store::mailbox::Item;
 use tokio::sync::Notify;
 
 /// Items that wait for one stream.
-pub(super) const MAX_ITEMS: usize = 64;
+pub(super) const MAX_ITEMS: usize = 256;
 /// Bytes that wait for one stream.
 pub(super) const MAX_BYTES: usize = 256 * 1024;
 

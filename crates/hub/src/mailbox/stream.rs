@@ -23,7 +23,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an envelope that are encoded and written at a time; a multiple of three.
 const PIECE: usize = 12 * 1024;
 /// Items, and bytes, read from the store at a time.
-pub(super) const PAGE_ITEMS: usize = 32;
+pub(super) const PAGE_ITEMS: usize = 256;
 pub(super) const PAGE_BYTES: usize = 256 * 1024;
 /// How long a store that could not be read is left alone.
 const RETRY: Duration = Duration::from_millis(200);
