@@ -88,6 +88,10 @@ pub struct Batch {
 
 /// One thing in a device's queue. In the event stream the `event` field says which, `id` is the (last) sequence number, and
 /// `data` the base64url.
+///
+/// They come in the order in which they reached the mailbox: a skip record may follow a later envelope. What a device sends as
+/// `Last-Event-ID`, or as `after`, is therefore not the last `id` that it saw, but the highest number up to which it has
+/// everything or an explanation. Whatever is above is sent again until it is acknowledged; skip records up to there are forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Queued {
