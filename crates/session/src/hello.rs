@@ -91,3 +91,71 @@ pub async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, alert: Alert) -> io::
     stream.flush().await?;
     stream.shutdown().await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+    use tokio::io::AsyncReadExt;
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), work).await.unwrap() })
+    }
+
+    /// A handshake message in records of this many bytes each.
+    fn records(message: &[u8], each: usize) -> Vec<u8> {
+        message
+            .chunks(each)
+            .flat_map(|piece| [&[22, 3, 1][..], &(piece.len() as u16).to_be_bytes(), piece].concat())
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_end_as_a_hello_or_an_error(
+            bytes in proptest::collection::vec(any::<u8>(), 0..2000),
+            each in 1usize..600,
+            framed in any::<bool>(),
+        ) {
+            let sent = if framed { records(&bytes, each) } else { bytes };
+            run(async {
+                let (mut client, server) = tokio::io::duplex(64);
+                let said = sent.clone();
+                let talk = async move {
+                    let _ = client.write_all(&said).await;
+                    let _ = client.shutdown().await;
+                    let _ = client.read_to_end(&mut Vec::new()).await;
+                };
+                let (opening, ()) = tokio::join!(
+                    async { Opening::read(server).await.and_then(Opening::untouched).map(|(_, hello)| hello) },
+                    talk,
+                );
+                if let Ok(hello) = opening {
+                    assert!(sent.starts_with(&hello));
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_hello_that_is_too_long_is_refused_when_it_is() {
+        run(async {
+            let (mut client, server) = tokio::io::duplex(1024);
+            let message: Vec<u8> = [1, 0, 0xff, 0xf0]
+                .into_iter()
+                .chain(std::iter::repeat_n(0, 0xfff0))
+                .collect();
+            let talk = async move {
+                let _ = client.write_all(&records(&message, 1000)).await;
+            };
+            let (opening, ()) = tokio::join!(Opening::read(server), talk);
+            let error = opening.unwrap_err().to_string();
+            assert!(error.contains("over 16384 bytes"), "{error}");
+        });
+    }
+}

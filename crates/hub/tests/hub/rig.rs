@@ -54,25 +54,27 @@ impl Rig {
     }
 
     pub(crate) async fn with(allow: Vec<Allow>, limits: Limits) -> Self {
-        Self::configured(allow, Vec::new(), limits).await
+        Self::changed(|config| (config.allow, config.limits) = (allow, limits)).await
     }
 
     pub(crate) async fn publishing(publish: Vec<Publish>, limits: Limits) -> Self {
-        Self::configured(Vec::new(), publish, limits).await
+        Self::changed(|config| (config.publish, config.limits) = (publish, limits)).await
     }
 
-    async fn configured(allow: Vec<Allow>, publish: Vec<Publish>, limits: Limits) -> Self {
+    /// With a configuration that is otherwise the plainest.
+    pub(crate) async fn changed(change: impl FnOnce(&mut HubConfig)) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
-        let config = HubConfig {
+        let mut config = HubConfig {
             listen: vec!["127.0.0.1:0".into()],
             state: dir.path().join("hub"),
             public: "127.0.0.1:1".into(),
             drain: Duration::from_secs(1),
-            allow,
-            publish,
-            limits,
+            allow: Vec::new(),
+            publish: Vec::new(),
+            limits: Limits::default(),
             mailbox: None,
         };
+        change(&mut config);
         Self::start(config, dir).await
     }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hawser_hub::{Limits, Publish};
+use hawser_hub::{Limits, MailboxConfig, MailboxLimits, Publish};
 use hawser_identity::{SharedCredentials, tls};
 use hawser_proto::{
     ALPN_DEVICE, HostName,
@@ -353,4 +353,37 @@ async fn revocation_and_another_policy_cut_visitors_and_stop_the_name() {
         tokio::spawn(serve(carrier, own));
     });
     talk(&mut visitor.unwrap()).await;
+}
+
+#[tokio::test]
+async fn the_mailbox_is_reached_by_its_name_with_the_hubs_own_key_and_by_no_other() {
+    let rig = Rig::changed(|config| {
+        config.mailbox = Some(MailboxConfig {
+            name: "mail.example.org".into(),
+            certificate: None,
+            key: None,
+            port: None,
+            limits: MailboxLimits::default(),
+        });
+    })
+    .await;
+    let pinned = tls::device_mailbox(rig.hub.identity().pin()).unwrap();
+    let mut stream = knock(&rig, pinned.clone(), "mail.example.org").await.unwrap();
+    let ask = b"GET /v1/envelopes HTTP/1.1\r\nHost: mail.example.org\r\nConnection: close\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    let mut answer = String::new();
+    let _ = within(stream.read_to_string(&mut answer)).await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    let other = knock(&rig, pinned, "other.example.org").await;
+    assert!(other.unwrap_err().to_string().contains("UnrecognisedName"));
+    // Without a given certificate nobody else gets in.
+    let mut config = (*tls::device_mailbox(rig.hub.identity().pin()).unwrap()).clone();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let browser = knock(&rig, Arc::new(config), "mail.example.org").await;
+    assert!(browser.unwrap_err().to_string().contains("NoApplicationProtocol"));
+    // One name, one place.
+    let mut config = rig.config.clone();
+    config.publish = vec![publish("acme", &["mail.example.org"])];
+    let refused = rig.hub.reload(config).await.unwrap_err().to_string();
+    assert!(refused.contains("published by a domain, too"), "{refused}");
 }

@@ -7,6 +7,7 @@ mod calls;
 mod documents;
 mod endings;
 mod ground;
+mod ingress;
 mod lives;
 mod page;
 mod protect;
