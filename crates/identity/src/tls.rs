@@ -4,6 +4,7 @@
 //! Resumption stays off because verifiers are not asked on it: a peer that was revoked would get in again. Servers refuse a
 //! client that does not offer the right protocol (ALPN); clients ask [`check_protocol`] after the handshake.
 
+mod applications;
 mod verify;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use rustls::{
 
 use crate::error::Utc;
 use crate::{Fingerprint, Given, HubIdentity, IdentityError, Proved, SharedCredentials, SharedTrust, Trust};
+pub use applications::publishing_server;
 use verify::{Clients, Gateway, IssuerByRoot, Pinned, Who};
 
 /// ALPN of the session between a joiner without a certificate and an issuer of its domain.
