@@ -336,23 +336,12 @@ impl Machine {
                     });
                 }
             }
-            Outcome::Busy | Outcome::Full => lane.refused(sequence, now),
+            // A revocation that got there before `gone` came here: that says where the content goes.
+            Outcome::Busy | Outcome::Full | Outcome::Revoked => lane.refused(sequence, now),
             Outcome::UnknownDevice => {
                 lane.refused(sequence, now);
                 self.forgotten(device);
                 effects.admit.push(device);
-            }
-            Outcome::Revoked => {
-                self.drop_number(device, sequence, SkipReason::Dropped, &mut effects);
-                if let Some(key) = key {
-                    self.end(
-                        key,
-                        State::Dropped,
-                        "the mailbox has this device as revoked",
-                        now,
-                        &mut effects,
-                    );
-                }
             }
             Outcome::Refused(reason) => {
                 self.drop_number(device, sequence, SkipReason::Dropped, &mut effects);

@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 
 pub use audit::{Audit, Entry, Head};
 pub use devices::{Device, NewDevice, Revocation};
+pub(crate) use links::link_key;
 pub use links::{Link, Spent};
 use records::{
     APPLICATIONS, ApplicationRecord, GROUPS, GroupRecord, HOME, HOME_KEY, HomeRecord, USERS, UserRecord,
