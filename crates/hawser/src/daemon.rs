@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use hawser_gateway::Gateway;
+use hawser_gateway::{
+    Gateway,
+    config::{BrokerConfig, GatewayConfig},
+};
 use hawser_hub::Hub;
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -16,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     admin::{self, Health, Served, Source},
+    broker,
     config::{Config, ConfigErrors},
     failure,
     host::Host,
@@ -108,6 +112,7 @@ struct Daemon {
     log: logs::LogHandle,
     hub: Option<Arc<Hub>>,
     gateway: Option<Arc<Gateway>>,
+    broker: Option<Arc<broker::Running>>,
     host: Option<Host>,
     health: Arc<Health>,
     _status: Vec<Served>,
@@ -139,13 +144,14 @@ impl Daemon {
             sources.push(source);
             hub = Some(started);
         }
-        let mut gateway = None;
+        let (mut gateway, mut broker) = (None, None);
         if let Some(c) = &config.gateway {
             let started = Gateway::start(c, SOFTWARE, &mut registry)
                 .await
                 .context("the gateway could not start")?;
             let started = Arc::new(started);
-            let source: Arc<dyn Source> = Arc::new(GatewaySource(started.clone()));
+            broker = start_broker(c, &started, &mut registry).await?;
+            let source: Arc<dyn Source> = Arc::new(GatewaySource(started.clone(), broker.clone()));
             status.push(admin::serve_status(&c.state, source.clone()).await?);
             sources.push(source);
             gateway = Some(started);
@@ -177,6 +183,7 @@ impl Daemon {
             log,
             hub,
             gateway,
+            broker,
             host,
             health,
             _status: status,
@@ -211,6 +218,9 @@ impl Daemon {
         let drained = async {
             if let Some(host) = &self.host {
                 host.drain().await;
+            }
+            if let Some(broker) = &self.broker {
+                broker.drain(for_gateway).await;
             }
             // The gateway goes first: what it still does may need the hub beside it.
             if let Some(gateway) = &self.gateway {
@@ -286,11 +296,27 @@ impl Daemon {
         {
             errors.add("gateway.state changed: that needs a restart");
         }
+        let broker = |c: &Config| c.gateway.as_ref().and_then(|g| g.broker.clone());
+        if !same_broker(broker(old), broker(new)) {
+            errors.add("[gateway.broker] changed in more than certificate and key: that needs a restart");
+        }
         if old.log.format != new.log.format {
             errors.add("log.format changed: that needs a restart");
         }
         errors.none()
     }
+}
+
+/// Whether two tables differ in nothing but what the gateway takes up while it runs.
+fn same_broker(old: Option<BrokerConfig>, new: Option<BrokerConfig>) -> bool {
+    let fixed = |config: Option<BrokerConfig>| {
+        config.map(|config| BrokerConfig {
+            certificate: None,
+            key: None,
+            ..config
+        })
+    };
+    fixed(old) == fixed(new)
 }
 
 /// What readiness says of a process that ends.
@@ -320,7 +346,22 @@ impl Source for HubSource {
     }
 }
 
-struct GatewaySource(Arc<Gateway>);
+/// Starts the broker, where the gateway's table has one.
+async fn start_broker(
+    config: &GatewayConfig,
+    gateway: &Gateway,
+    registry: &mut Registry,
+) -> anyhow::Result<Option<Arc<broker::Running>>> {
+    let plan = config.check()?;
+    let Some(table) = &plan.broker else {
+        return Ok(None);
+    };
+    let started = broker::Running::start(&plan, table, gateway, registry).await;
+    Ok(Some(Arc::new(started.context("the broker could not start")?)))
+}
+
+/// A gateway, and the broker that runs on it, if one does.
+struct GatewaySource(Arc<Gateway>, Option<Arc<broker::Running>>);
 
 impl Source for GatewaySource {
     fn name(&self) -> &'static str {
@@ -328,7 +369,11 @@ impl Source for GatewaySource {
     }
 
     fn status(&self) -> Value {
-        json(self.0.status())
+        let mut status = json(self.0.status());
+        if let (Value::Object(all), Some(broker)) = (&mut status, &self.1) {
+            all.insert("broker".into(), json(broker.status()));
+        }
+        status
     }
 
     fn services(&self) -> Value {
