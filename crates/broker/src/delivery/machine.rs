@@ -1,5 +1,8 @@
 //! See [`super`].
 
+mod gaps;
+mod people;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
@@ -501,157 +504,6 @@ impl Machine {
         expiry.into_iter().chain(blocked).min()
     }
 
-    /// A device is out. What was pending for it goes to those of the user's `others` that do not have it, or waits for the next
-    /// one; if the user is gone, too (`None`), it ends.
-    pub fn gone(&mut self, device: DeviceHandle, others: Option<&[DeviceHandle]>, now: UnixTime) -> Effects {
-        let mut effects = Effects::default();
-        let Some(lane) = self.lanes.remove(&device) else {
-            return effects;
-        };
-        effects.changes.gone.push(device);
-        self.gaps.retain(|(d, _), _| *d != device);
-        effects.changes.gaps.retain(|g| g.device != device);
-        for key in lane.rows {
-            let Some(row) = self.row(key) else {
-                continue;
-            };
-            let (user, sequence) = (row.user.clone(), row.sequence);
-            self.numbers.remove(&(device, sequence));
-            effects.forget.push((device, sequence));
-            // Rows come before the end of this one: the event is not done in between.
-            if let Some(others) = others {
-                self.requeue(key.0, &user, others, now, &mut effects);
-            }
-            self.end(key, State::Dropped, "the device was revoked", now, &mut effects);
-        }
-        self.numbers.retain(|(d, _), _| *d != device);
-        effects
-    }
-
-    fn requeue(
-        &mut self,
-        id: DeliveryId,
-        user: &UserName,
-        others: &[DeviceHandle],
-        now: UnixTime,
-        effects: &mut Effects,
-    ) {
-        let Some(live) = self.events.get_mut(&id) else {
-            return;
-        };
-        let has = |device: Option<DeviceHandle>| {
-            let same = |row: &Row| row.user == *user && row.device == device;
-            live.rows.iter().any(same)
-        };
-        let mut new: Vec<Option<DeviceHandle>> =
-            others.iter().copied().map(Some).filter(|d| !has(*d)).collect();
-        if others.is_empty() && !has(None) {
-            new.push(None);
-        }
-        for device in new {
-            let number = live.rows.len() as u32;
-            let row = Row::new(user.clone(), device, now);
-            effects.changes.rows.push((id, number, row.clone()));
-            live.rows.push(row);
-            match device {
-                Some(device) => {
-                    let lane = self.lanes.entry(device).or_default();
-                    lane.rows.insert((id, number));
-                    lane.push((id, number));
-                    if !lane.listed {
-                        lane.listed = true;
-                        self.ready.push_back(device);
-                    }
-                }
-                None => {
-                    self.held.entry(user.clone()).or_default().insert((id, number));
-                }
-            }
-        }
-    }
-
-    /// A user has a new device: it gets what was held for want of one.
-    pub fn arrived(&mut self, user: &UserName, device: DeviceHandle, now: UnixTime) -> Effects {
-        let mut effects = Effects::default();
-        for key in self.held.remove(user).unwrap_or_default() {
-            if self.row(key).is_none_or(|row| row.state != State::Held) {
-                continue;
-            }
-            self.change(key, &mut effects, |row| {
-                row.device = Some(device);
-                row.set(State::Accepted, now, None);
-            });
-            let lane = self.lanes.entry(device).or_default();
-            lane.rows.insert(key);
-            lane.push(key);
-        }
-        self.list(device);
-        effects
-    }
-
-    /// A user is gone: what was held ends.
-    pub fn user_gone(&mut self, user: &UserName, now: UnixTime) -> Effects {
-        let mut effects = Effects::default();
-        for key in self.held.remove(user).unwrap_or_default() {
-            self.end(key, State::Dropped, "the user was removed", now, &mut effects);
-        }
-        effects
-    }
-
-    /// Users with something held.
-    pub fn holding(&self) -> impl Iterator<Item = &UserName> {
-        self.held.keys()
-    }
-
-    /// Devices that ever had something here, and are not gone.
-    pub fn devices(&self) -> impl Iterator<Item = DeviceHandle> {
-        self.lanes.keys().copied()
-    }
-
-    /// These changes are on disk: their gaps may be told.
-    pub fn written(&mut self, changes: &Changes) {
-        for gap in &changes.gaps {
-            if let Some((_, stage)) = self.gaps.get_mut(&(gap.device, gap.from))
-                && *stage == GapStage::New
-            {
-                *stage = GapStage::Todo;
-            }
-        }
-    }
-
-    /// Up to `limit` gaps that need a skip record now.
-    pub fn take_gaps(&mut self, limit: usize) -> Vec<Gap> {
-        let todo = self
-            .gaps
-            .values_mut()
-            .filter(|(_, stage)| *stage == GapStage::Todo);
-        let take = |(gap, stage): &mut (Gap, GapStage)| {
-            *stage = GapStage::Moving;
-            *gap
-        };
-        todo.take(limit).map(take).collect()
-    }
-
-    /// What became of a skip record.
-    pub fn skipped(&mut self, device: DeviceHandle, from: u64, outcome: &Outcome) -> Effects {
-        let mut effects = Effects::default();
-        match outcome {
-            Outcome::Busy | Outcome::Full | Outcome::UnknownDevice => {
-                if let Some((_, stage)) = self.gaps.get_mut(&(device, from)) {
-                    *stage = GapStage::Todo;
-                }
-                if *outcome == Outcome::UnknownDevice {
-                    effects.admit.push(device);
-                }
-            }
-            Outcome::Kept | Outcome::Revoked | Outcome::Refused(_) => {
-                self.gaps.remove(&(device, from));
-                effects.changes.filled.push((device, from));
-            }
-        }
-        effects
-    }
-
     /// An event that is not done, as it is now.
     pub fn live(&self, id: &DeliveryId) -> Option<Kept> {
         let live = self.events.get(id)?;
@@ -732,31 +584,6 @@ impl Machine {
             self.change((id, number), effects, |row| row.set(state, now, Some(reason)));
         }
         self.finish(id, effects);
-    }
-
-    /// Takes a number out of a lane, and has the gap explained.
-    fn drop_number(&mut self, device: DeviceHandle, number: u64, reason: SkipReason, effects: &mut Effects) {
-        if let Some(lane) = self.lanes.get_mut(&device) {
-            lane.give_up(number);
-        }
-        self.numbers.remove(&(device, number));
-        effects.forget.push((device, number));
-        self.gap(device, number, reason, effects);
-    }
-
-    fn gap(&mut self, device: DeviceHandle, number: u64, reason: SkipReason, effects: &mut Effects) {
-        let Some(lane) = self.lanes.get(&device) else {
-            return;
-        };
-        let gap = Gap {
-            device,
-            from: number,
-            to: number,
-            reason,
-        };
-        self.gaps.insert((device, number), (gap, GapStage::New));
-        effects.changes.gaps.push(gap);
-        effects.changes.lanes.push((device, lane.next()));
     }
 
     /// If all rows of an event are final, forgets it: the outbox has it.
