@@ -130,12 +130,12 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     write(text.as_bytes())
 }
 
-/// As [`print`], any bytes.
+/// As [`print()`], any bytes.
 pub(crate) fn write(bytes: &[u8]) -> anyhow::Result<()> {
     hand_over(bytes).map(drop)
 }
 
-/// As [`write`]; false, if the reader has gone.
+/// As [`write()`]; false, if the reader has gone.
 pub(crate) fn hand_over(bytes: &[u8]) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {

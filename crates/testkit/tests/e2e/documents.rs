@@ -38,6 +38,11 @@ fn the_readmes_machine_survives() {
     );
 }
 
+#[test]
+fn the_readmes_event_arrives() {
+    type_in("the event", "device enrol", "", &["There is soup", "alice"]);
+}
+
 /// Runs the README's example that contains `contains`, after `before`, and looks for what it is to print.
 fn type_in(what: &str, contains: &str, before: &str, wanted: &[&str]) {
     // In a namespace, since its ports are fixed; its processes end with the namespace.

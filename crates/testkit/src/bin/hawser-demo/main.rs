@@ -2,6 +2,7 @@
 //! with what was done to prove it; with `ONCE=1` the exit code says whether all held. A further system adds a module with
 //! a `show` function of its own.
 
+mod broker;
 mod claims;
 mod protect;
 mod tunnel;
@@ -36,12 +37,17 @@ fn run(once: bool) -> Result<bool> {
     let mut claims = Claims::new(stop.clone());
     // Ctrl-C in a terminal also ends a command that is being waited for: that failure is none.
     let tunnel = tunnel::show(&mut claims).or_else(|e| go_on(&stop).and(Err(e)))?;
+    let delivery = broker::show(&mut claims).or_else(|e| go_on(&stop).and(Err(e)))?;
     let protection = protect::show(&mut claims).or_else(|e| go_on(&stop).and(Err(e)))?;
     claims.sum_up();
     if once {
+        if let Some(delivery) = &delivery {
+            delivery.invite()?;
+        }
         return Ok(claims.all_held());
     }
     tunnel.invite()?;
+    delivery.iter().try_for_each(broker::Delivery::invite)?;
     protection.iter().try_for_each(protect::Protection::invite)?;
     println!("\nIt runs until you press Ctrl-C.");
     while !stop.load(Ordering::Relaxed) {
