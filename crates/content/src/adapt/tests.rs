@@ -120,7 +120,7 @@ fn json_is_shown_readably() {
         r#"{"caller":"+49 30 1","missed":true,"tries":[1,2],"note":"a\n# b","none":null,"deep":{"x":{}}}"#;
     assert_eq!(
         shown("application/json", source, "text/plain"),
-        "- caller: +49 30 1\n- deep:\n  - x: –\n- missed: yes\n- none: –\n- note: a\n  # b\n- tries:\n  - 1\n  - 2"
+        "- caller: +49 30 1\n- missed: yes\n- tries:\n  - 1\n  - 2\n- note: a\n  # b\n- none: –\n- deep:\n  - x: –"
     );
     let html = shown("application/problem+json", source, "text/html");
     assert!(
