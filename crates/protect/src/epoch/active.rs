@@ -199,10 +199,7 @@ impl Active {
             }
             Event::LinkDown(why) => self.isolated(why, out),
             Event::GuestDied => self.guest_died(out),
-            Event::GuestHung(why) => {
-                out.push(Command::Destroy(why));
-                self.guest_died(out);
-            }
+            Event::GuestHung(why) => self.guest_hung(why, out),
             Event::GuestShutDown => self.leave(Outcome::ShutDown, out),
             Event::Register(reply) => {
                 self.asking = false;
@@ -321,6 +318,20 @@ impl Active {
                 }
             }
             Phase::Ended => {}
+        }
+    }
+
+    /// Only where the standby may take over is a machine that does not answer worth less than none.
+    fn guest_hung(&mut self, why: String, out: &mut Vec<Command>) {
+        match self.phase {
+            Phase::Protected => {
+                out.push(Command::Destroy(why));
+                self.guest_died(out);
+            }
+            Phase::Synchronising | Phase::First | Phase::Claiming => {
+                self.leave(Outcome::NeverBegan(why), out);
+            }
+            Phase::Leaving(_) | Phase::Ended => {}
         }
     }
 

@@ -495,3 +495,48 @@ fn a_lost_standby_frees_the_machine_once_the_register_says_so() {
     world.step(Step::Answer);
     assert!(matches!(world.freed, Some(Outcome::Alone(_))));
 }
+
+#[test]
+fn a_hung_machine_is_destroyed_only_where_the_standby_may_take_over() {
+    use active::{Command, Event, Phase};
+    let now = Instant::now();
+    let alone = Record {
+        award: Award::Alone { host: name("a") },
+        term: 1,
+        by: name("a"),
+    };
+    let protected = Record {
+        award: Award::Protected {
+            active: name("a"),
+            standby: name("b"),
+            session: SESSION,
+        },
+        term: 2,
+        by: name("a"),
+    };
+    let before = [
+        Event::Holding,
+        Event::Acknowledged(2),
+        Event::Register(Reply::Changed(protected)),
+    ];
+    for steps in 0..=before.len() {
+        let mut active = Active::new(name("a"), name("b"), SESSION, 1, DETECT, now);
+        let mut out = Vec::new();
+        for event in &before[..steps] {
+            active.handle(now, event.clone(), &mut out);
+        }
+        let phase = active.phase().clone();
+        out.clear();
+        active.handle(now, Event::GuestHung("it hangs".into()), &mut out);
+        let destroyed = out.iter().any(|c| matches!(c, Command::Destroy(_)));
+        assert_eq!(destroyed, phase == Phase::Protected, "{phase:?}: {out:?}");
+        if phase == Phase::Claiming {
+            // The claim never arrived: what the register says frees it.
+            active.handle(now, Event::Register(Reply::Is(Some(alone.clone()))), &mut out);
+        }
+        let freed = out
+            .iter()
+            .any(|c| matches!(c, Command::Free(Outcome::NeverBegan(_))));
+        assert_eq!(freed, phase != Phase::Protected, "{phase:?}: {out:?}");
+    }
+}

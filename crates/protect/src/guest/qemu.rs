@@ -21,6 +21,8 @@ use super::{
 };
 use crate::{memory::Layout, sys::Process};
 
+/// How often blocks of memory are looked for that QEMU lists and that are not found.
+const LAYOUT_TRIES: u32 = 3;
 /// How often devices and RAM blocks are compared with what they were, by [`Guest::events`].
 const INVENTORY_EVERY: Duration = Duration::from_secs(1);
 
@@ -309,8 +311,16 @@ impl Guest for Qemu {
     }
 
     fn layout(&mut self) -> Result<Layout, GuestError> {
-        let lines = ramblocks::parse(&self.qmp.hmp("info ramblock")?)?;
-        ramblocks::locate(&lines, self.qmp.pid())
+        // Firmware that starts resizes blocks, perhaps between the list and the search.
+        let mut left = LAYOUT_TRIES;
+        loop {
+            left -= 1;
+            let lines = ramblocks::parse(&self.qmp.hmp("info ramblock")?)?;
+            match ramblocks::locate(&lines, self.qmp.pid()) {
+                Err(GuestError::Unfit { .. }) if left > 0 => {}
+                found => return found,
+            }
+        }
     }
 
     fn process(&self) -> &Process {

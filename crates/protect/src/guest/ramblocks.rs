@@ -255,6 +255,8 @@ mod tests {
             let machine = hawser_testkit::vm::Machine::start(&hawser_testkit::vm::here(), &spec).unwrap();
             let mut qmp =
                 super::super::Qmp::connect(&machine.qmp(), super::super::Timeouts::default()).unwrap();
+            // Firmware resizes blocks while it starts.
+            qmp.execute("stop", serde_json::Value::Null).unwrap();
             let said = parse(&qmp.hmp("info ramblock").unwrap()).unwrap();
             let silent: Vec<_> = said
                 .iter()
