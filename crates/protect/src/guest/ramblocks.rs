@@ -255,18 +255,20 @@ mod tests {
             let machine = hawser_testkit::vm::Machine::start(&hawser_testkit::vm::here(), &spec).unwrap();
             let mut qmp =
                 super::super::Qmp::connect(&machine.qmp(), super::super::Timeouts::default()).unwrap();
-            // Firmware resizes blocks while it starts.
-            qmp.execute("stop", serde_json::Value::Null).unwrap();
-            let said = parse(&qmp.hmp("info ramblock").unwrap()).unwrap();
-            let silent: Vec<_> = said
-                .iter()
-                .cloned()
-                .map(|line| Line {
-                    address: None,
-                    ..line
-                })
-                .collect();
-            let found = locate(&silent, machine.pid()).unwrap();
+            // Firmware resizes blocks while it starts: they are looked for again, as the driver does.
+            let (said, found) = hawser_testkit::wait::until(hawser_testkit::wait::SOON, "all blocks", || {
+                let said = parse(&qmp.hmp("info ramblock")?)?;
+                let silent: Vec<_> = said
+                    .iter()
+                    .cloned()
+                    .map(|line| Line {
+                        address: None,
+                        ..line
+                    })
+                    .collect();
+                Ok(locate(&silent, machine.pid()).ok().map(|found| (said, found)))
+            })
+            .unwrap();
             assert!(found.blocks().len() > 4);
             assert_eq!(found, locate(&said, machine.pid()).unwrap(), "{version}");
         }
