@@ -8,7 +8,8 @@ use hawser_testkit::{
 
 use crate::{claims::Claims, need};
 
-const HTML: &str = "<h1>Minutes</h1><p>The <b>budget</b> is settled.</p><script>alert('not here')</script>";
+const HTML: &str =
+    "<h1>Minutes</h1><p>The <b>budget</b> is settled: MIN-4711-KQ.</p><script>alert('not here')</script>";
 const EVENT: [(&str, &str); 5] = [
     ("id", "minutes-1"),
     ("source", "/minutes"),
@@ -141,7 +142,7 @@ fn refusals(
             Ok(said)
         },
     )?;
-    let marker = "settled";
+    let marker = "MIN-4711-KQ";
     let hub = office.hub()?.process.id();
     claims.claim("none of it is in the hub's memory", || {
         let seen = memory::search(hub, marker.as_bytes())?;
