@@ -1,6 +1,6 @@
 //! The broker in a gateway's process: the gateway's connections and published name on one side, `hawser-broker` on the other.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures_util::future::BoxFuture;
@@ -45,7 +45,7 @@ impl Running {
         let settings = Settings {
             state: plan.state.clone(),
             domain: own.id().domain.clone(),
-            control: origin(broker),
+            control: origin(&broker.name, broker.port),
             listen: broker.listen.clone(),
             clients: broker.clients.clone(),
             tls,
@@ -76,10 +76,10 @@ impl Drop for Running {
 }
 
 /// Where devices reach control: `https://NAME[:PORT]`.
-fn origin(broker: &BrokerPlan) -> String {
-    match broker.port {
-        443 => format!("https://{}", broker.name),
-        port => format!("https://{}:{port}", broker.name),
+pub(crate) fn origin(name: &impl fmt::Display, port: u16) -> String {
+    match port {
+        443 => format!("https://{name}"),
+        port => format!("https://{name}:{port}"),
     }
 }
 

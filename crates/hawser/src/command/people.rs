@@ -177,15 +177,8 @@ pub(super) async fn enrol(config: &Path, args: EnrolArgs) -> anyhow::Result<()> 
         domain: own.id().domain.clone(),
         root: own.root().0,
     };
-    let port = match broker.port {
-        443 => String::new(),
-        port => format!(":{port}"),
-    };
-    let text = Zeroizing::new(format!(
-        "https://{}{port}/enrol#{}",
-        broker.name,
-        fragment.to_text()
-    ));
+    let control = crate::broker::origin(&broker.name, broker.port);
+    let text = Zeroizing::new(format!("{control}/enrol#{}", fragment.to_text()));
     if std::io::stderr().is_terminal() && !args.no_qr {
         let code = qrcode::QrCode::new(text.as_bytes()).context("the link does not fit into a code")?;
         eprintln!("{}", code.render::<qrcode::render::unicode::Dense1x2>().build());
