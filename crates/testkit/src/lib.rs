@@ -18,6 +18,7 @@ pub mod memory;
 pub mod net;
 pub mod office;
 pub mod origin;
+pub mod parties;
 pub mod pattern;
 pub mod proc;
 pub mod vm;

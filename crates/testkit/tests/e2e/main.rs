@@ -18,4 +18,5 @@ mod revocation;
 mod secrets;
 mod stacks;
 mod talk;
+mod twoway;
 mod ways_out;

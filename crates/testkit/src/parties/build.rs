@@ -1,0 +1,141 @@
+//! What must be built is built once, into `target/parties`, under a name that is a hash of what it is made of.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    time::UNIX_EPOCH,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{gate, origin::python, pattern};
+
+/// Metro and what it needs.
+const METRO: &str = "/usr/share/java/jaxws-rt.jar";
+const GSOAP: &str = "/usr/share/gsoap";
+
+/// True if the compilers and stacks are here that are no Python packages.
+pub fn are_installed(what: &str) -> bool {
+    gate::programs(what, &["java", "javac", "wsimport", "wsdl2h", "soapcpp2", "gcc"])
+}
+
+/// Where the sources are.
+pub(super) fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("parties")
+}
+
+/// The class path of the Java programs.
+pub(super) fn java() -> Result<String> {
+    let wsdls = ["orders.wsdl"].map(|name| sources().join(name));
+    let mut parts = files(&sources().join("java"))?;
+    parts.extend(wsdls.clone());
+    let built = once("java", &parts, &[METRO], |dir| {
+        let generated = dir.join("generated");
+        fs::create_dir(&generated)?;
+        for wsdl in &wsdls {
+            let package = wsdl.file_stem().context("a WSDL without a name")?;
+            let mut wsimport = Command::new("wsimport");
+            wsimport.args(["-quiet", "-Xnocompile", "-s"]).arg(&generated);
+            run(wsimport.arg("-p").arg(package).arg(wsdl))?;
+        }
+        let mut javac = Command::new("javac");
+        javac
+            .args(["-nowarn", "-encoding", "UTF-8", "-cp", METRO, "-d"])
+            .arg(dir);
+        for folder in fs::read_dir(&generated)? {
+            javac.args(files(&folder?.path())?);
+        }
+        run(javac.args(files(&sources().join("java"))?))
+    })?;
+    Ok(format!("{}:{METRO}", built.display()))
+}
+
+/// The directory of the gSOAP programs.
+pub(super) fn gsoap() -> Result<PathBuf> {
+    let own = sources().join("gsoap");
+    let wsdl = sources().join("orders.wsdl");
+    let mut parts = files(&own)?;
+    parts.push(wsdl.clone());
+    once("gsoap", &parts, &["/usr/bin/soapcpp2"], |dir| {
+        let stock = |name: &str| format!("{GSOAP}/{name}");
+        let mut wsdl2h = Command::new("wsdl2h");
+        // `-b` makes the one-way operations by which a client receives answers.
+        wsdl2h.args(["-c", "-b", "-o", "orders.h", "-t", &stock("WS/typemap.dat")]);
+        run(wsdl2h.arg(&wsdl).current_dir(dir))?;
+        let mut soapcpp2 = Command::new("soapcpp2");
+        soapcpp2.args(["-c", "-L", "-x", "-w", "-a", "-I", &stock("import"), "orders.h"]);
+        run(soapcpp2.current_dir(dir))?;
+        for program in ["orders_server", "orders_client"] {
+            let mut gcc = Command::new("gcc");
+            gcc.args(["-O0", "-Wall", "-I.", "-I", &stock("plugin"), "-o", program]);
+            gcc.arg(own.join(program).with_extension("c"));
+            gcc.args([
+                "soapC.c",
+                "soapServer.c",
+                "soapClient.c",
+                &stock("plugin/wsaapi.c"),
+            ]);
+            run(gcc.args(["-lgsoap", "-lpthread"]).current_dir(dir))?;
+        }
+        Ok(())
+    })
+}
+
+/// Builds into a directory, unless that was done already with the same parts and tools. Other test programs wait meanwhile.
+pub(super) fn once(
+    name: &str,
+    parts: &[PathBuf],
+    tools: &[&str],
+    build: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let mut made_of = include_bytes!("build.rs").to_vec();
+    for part in parts {
+        made_of.extend(fs::read(part).with_context(|| format!("{} cannot be read", part.display()))?);
+    }
+    for tool in tools {
+        let about =
+            fs::metadata(tool).with_context(|| format!("{tool} is missing: run scripts/deps test"))?;
+        let changed = about.modified()?.duration_since(UNIX_EPOCH)?;
+        made_of.extend(format!("{tool} {} {changed:?}", about.len()).bytes());
+    }
+    let hash = pattern::hash_of(&made_of);
+    let dir = python::workspace().join("target/parties");
+    fs::create_dir_all(&dir)?;
+    let done = dir.join(format!("{name}-{}", &hash[..16]));
+    let lock = File::create(dir.join(format!("{name}.lock")))?;
+    lock.lock()?;
+    if !done.exists() {
+        let half = done.with_extension("half");
+        if half.exists() {
+            fs::remove_dir_all(&half)?;
+        }
+        fs::create_dir(&half)?;
+        build(&half)?;
+        fs::rename(&half, &done)?;
+    }
+    Ok(done)
+}
+
+/// Runs a command to its end; a failure is an error with its words.
+pub(super) fn run(command: &mut Command) -> Result<()> {
+    let out = command
+        .output()
+        .with_context(|| format!("{command:?} cannot be run"))?;
+    ensure!(
+        out.status.success(),
+        "{command:?}: {}\n{}{}",
+        out.status,
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(())
+}
+
+/// The files of a directory, in order.
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("{} cannot be read", dir.display()))?;
+    let mut files = entries.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;
+    files.sort();
+    Ok(files)
+}

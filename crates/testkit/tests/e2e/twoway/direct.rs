@@ -1,0 +1,89 @@
+//! The control: on a plain network, without rules and without Hawser, the parties get on.
+
+use hawser_testkit::{
+    gate,
+    net::{Plan, Sites},
+    parties::{self, Stack},
+};
+use tempfile::TempDir;
+
+use super::{Stage, orders::orders};
+
+const LISTENER: u16 = 9100;
+
+/// Two domains whose firewalls are off.
+struct Open {
+    sites: Sites,
+    dir: TempDir,
+}
+
+impl Open {
+    fn build() -> Self {
+        let sites = Sites::build(&Plan {
+            domains: &["acme", "beta"],
+            gateways: 1,
+            proxy_only: false,
+        })
+        .unwrap();
+        for site in &sites.domains {
+            site.firewall.as_ref().unwrap().off().unwrap();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        Self { sites, dir }
+    }
+
+    /// The server in the first one, at a port, the client in the second.
+    fn stage(&self, port: u16) -> Stage<'_> {
+        let [server, client] = [0, 1].map(|n| &self.sites.domains[n].app);
+        let origin = server.at(port);
+        Stage {
+            server,
+            origin,
+            service: format!("http://{origin}"),
+            client,
+            listener: client.at(LISTENER),
+            server_proxy: None,
+            client_proxy: None,
+            dir: self.dir.path(),
+        }
+    }
+}
+
+fn answers(stack: Stack) {
+    let what = format!("asynchronous answers by {stack:?}");
+    if !(gate::networks(&what) && parties::are_installed(&what)) {
+        return;
+    }
+    let open = Open::build();
+    let stage = open.stage(8200);
+    let mut done = orders(&stage, stack, stack);
+    assert_eq!(done.exchanges.len(), 2 * stack.variants().len());
+    for e in &done.exchanges {
+        let seen = [e.request.text("reply_to"), e.request.text("fault_to")];
+        assert!(
+            seen.contains(&e.wanted.as_str()),
+            "{}: {:?}",
+            e.variant,
+            e.request
+        );
+        assert_eq!(e.request.text("to"), format!("{}/{}", stage.service, e.variant));
+        assert_eq!(e.request.text("host"), stage.origin.to_string());
+    }
+    done.client.stop().unwrap();
+    done.server.stop().unwrap();
+}
+
+#[test]
+fn metro_answers_elsewhere() {
+    answers(Stack::Metro);
+}
+
+#[test]
+fn gsoap_answers_elsewhere() {
+    answers(Stack::Gsoap);
+}
+
+#[test]
+fn spyne_answers_zeep_elsewhere() {
+    answers(Stack::Python);
+}
