@@ -27,7 +27,7 @@ pub(super) fn sources() -> PathBuf {
 
 /// The class path of the Java programs.
 pub(super) fn java() -> Result<String> {
-    let wsdls = ["orders.wsdl"].map(|name| sources().join(name));
+    let wsdls = ["orders.wsdl", "alarms.wsdl"].map(|name| sources().join(name));
     let mut parts = files(&sources().join("java"))?;
     parts.extend(wsdls.clone());
     let built = once("java", &parts, &[METRO], |dir| {

@@ -3,15 +3,16 @@
 //! Each is a small program in `parties/` around a stack that is used as its makers mean it to be. It says on standard output what
 //! happens, one JSON object a line, carries out the lines that it reads from standard input, and ends by SIGTERM.
 
+pub mod alarms;
 mod build;
-mod orders;
+pub mod orders;
 
 pub use build::are_installed;
-pub use orders::{OrdersClient, OrdersServer, Stack};
 
 use std::{
     fs::{self, File},
     io::{PipeWriter, Write},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -21,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{Host, Process};
+use crate::{Host, Process, origin::python};
 
 /// A Java program starts slowly, and more so beside other tests.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -115,4 +116,38 @@ fn happenings(said: &Path) -> Vec<Happening> {
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok().map(Happening))
         .collect()
+}
+
+/// Starts a Java program.
+fn java(host: &Host, class: &str, args: &[&str], proxy: Option<SocketAddr>, dir: &Path) -> Result<Party> {
+    let path = build::java()?;
+    let mut all: Vec<String> = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx128m"]
+        .map(Into::into)
+        .into();
+    if let Some(at) = proxy {
+        all.push(format!("-Dhttp.proxyHost={}", at.ip()));
+        all.push(format!("-Dhttp.proxyPort={}", at.port()));
+    }
+    all.extend(["-cp".into(), path, class.into()]);
+    let all: Vec<_> = all
+        .iter()
+        .map(String::as_str)
+        .chain(args.iter().copied())
+        .collect();
+    Party::start(host, Path::new("java"), &all, dir)
+}
+
+/// Starts a Python program.
+fn script(host: &Host, name: &str, args: &[&str], proxy: Option<SocketAddr>, dir: &Path) -> Result<Party> {
+    let path = build::sources().join("python").join(name).display().to_string();
+    let proxy = proxy.map(|at| at.to_string());
+    let mut all = vec![path.as_str()];
+    all.extend(args.iter().copied().chain(proxy.as_deref()));
+    Party::start(host, Path::new(&python::interpreter()?), &all, dir)
+}
+
+fn gsoap(host: &Host, name: &str, args: &[&str], proxy: Option<SocketAddr>, dir: &Path) -> Result<Party> {
+    let proxy = proxy.map(|at| at.to_string());
+    let all: Vec<_> = args.iter().copied().chain(proxy.as_deref()).collect();
+    Party::start(host, &build::gsoap()?.join(name), &all, dir)
 }

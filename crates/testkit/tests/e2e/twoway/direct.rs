@@ -3,11 +3,15 @@
 use hawser_testkit::{
     gate,
     net::{Plan, Sites},
-    parties::{self, Stack},
+    parties::{
+        self,
+        alarms::{ALARMS_TO, ENDS_TO},
+        orders::Stack,
+    },
 };
 use tempfile::TempDir;
 
-use super::{Stage, orders::orders};
+use super::{Stage, alarms::alarms, orders::orders};
 
 const LISTENER: u16 = 9100;
 
@@ -86,4 +90,23 @@ fn gsoap_answers_elsewhere() {
 #[test]
 fn spyne_answers_zeep_elsewhere() {
     answers(Stack::Python);
+}
+
+#[test]
+fn subscribers_hear_alarms() {
+    let what = "WS-Eventing";
+    if !(gate::networks(what) && parties::are_installed(what)) {
+        return;
+    }
+    let open = Open::build();
+    let stage = open.stage(8201);
+    let mut done = alarms(&stage);
+    let listener = format!("http://{}", stage.listener);
+    assert_eq!(done.subscribe.text("notify_to"), format!("{listener}{ALARMS_TO}"));
+    assert_eq!(done.subscribe.text("end_to"), format!("{listener}{ENDS_TO}"));
+    let manager = format!("http://{}/manager", stage.origin);
+    assert_eq!(done.manager, manager);
+    assert_eq!(done.ended.text("manager"), manager);
+    done.subscriber.stop().unwrap();
+    done.source.stop().unwrap();
 }

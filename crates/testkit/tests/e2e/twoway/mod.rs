@@ -1,6 +1,7 @@
 //! Two-way services of other makers. A scenario is a function over a [`Stage`], so that it is the same on a plain network, which is
 //! what the tests here show, and through gateways.
 
+mod alarms;
 mod direct;
 mod orders;
 

@@ -1,6 +1,9 @@
 //! The asynchronous answer: a request names a `ReplyTo` and a `FaultTo` at the client's listener, and there the answer comes.
 
-use hawser_testkit::parties::{Happening, OrdersClient, OrdersServer, Stack};
+use hawser_testkit::parties::{
+    Happening, Party,
+    orders::{self, Stack},
+};
 
 use super::Stage;
 
@@ -16,8 +19,8 @@ pub(crate) struct Exchange {
 
 /// Both parties, which still run, and what they did.
 pub(crate) struct Orders {
-    pub(crate) server: OrdersServer,
-    pub(crate) client: OrdersClient,
+    pub(crate) server: Party,
+    pub(crate) client: Party,
     pub(crate) exchanges: Vec<Exchange>,
 }
 
@@ -25,8 +28,8 @@ pub(crate) struct Orders {
 /// that the server speaks.
 pub(crate) fn orders(stage: &Stage, client: Stack, server: Stack) -> Orders {
     let mut server_party =
-        OrdersServer::start(server, stage.server, stage.origin, stage.server_proxy, stage.dir).unwrap();
-    let mut client_party = OrdersClient::start(
+        orders::server(server, stage.server, stage.origin, stage.server_proxy, stage.dir).unwrap();
+    let mut client_party = orders::client(
         client,
         stage.client,
         &stage.service,
@@ -52,13 +55,8 @@ pub(crate) fn orders(stage: &Stage, client: Stack, server: Stack) -> Orders {
 }
 
 /// One order, and its answer at the listener.
-fn answered(
-    stage: &Stage,
-    client: &mut OrdersClient,
-    server: &mut OrdersServer,
-    variant: &'static str,
-) -> Exchange {
-    let target = OrdersClient::answers_to(variant, "bolt");
+fn answered(stage: &Stage, client: &mut Party, server: &mut Party, variant: &'static str) -> Exchange {
+    let target = orders::answers_to(variant, "bolt");
     let (exchange, answer) = exchange(stage, client, server, variant, "bolt 40", ("answer", &target));
     assert_eq!(answer.text("said"), "Müller & Söhne: 40 of bolt");
     assert_eq!(answer.text("action"), "urn:example:orders/placeResponse");
@@ -66,13 +64,8 @@ fn answered(
 }
 
 /// One order that cannot be taken, and the fault at the listener.
-fn refused(
-    stage: &Stage,
-    client: &mut OrdersClient,
-    server: &mut OrdersServer,
-    variant: &'static str,
-) -> Exchange {
-    let target = OrdersClient::faults_to(variant, "nothing");
+fn refused(stage: &Stage, client: &mut Party, server: &mut Party, variant: &'static str) -> Exchange {
+    let target = orders::faults_to(variant, "nothing");
     let (exchange, fault) = exchange(stage, client, server, variant, "nothing 0", ("fault", &target));
     assert_eq!(fault.text("said"), "an order has at least one piece");
     exchange
@@ -80,8 +73,8 @@ fn refused(
 
 fn exchange(
     stage: &Stage,
-    client: &mut OrdersClient,
-    server: &mut OrdersServer,
+    client: &mut Party,
+    server: &mut Party,
     variant: &'static str,
     order: &str,
     (kind, target): (&str, &str),
