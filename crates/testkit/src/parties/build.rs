@@ -30,16 +30,16 @@ pub(super) fn java() -> Result<String> {
     let wsdls = ["orders.wsdl", "alarms.wsdl"].map(|name| sources().join(name));
     let mut parts = files(&sources().join("java"))?;
     parts.extend(wsdls.clone());
-    let built = once("java", &parts, &[METRO], |dir| {
+    let built = once("java", &read(&parts)?, &[METRO], |dir| {
         let generated = dir.join("generated");
         fs::create_dir(&generated)?;
         for wsdl in &wsdls {
             let package = wsdl.file_stem().context("a WSDL without a name")?;
-            let mut wsimport = Command::new("wsimport");
+            let mut wsimport = jvm("wsimport");
             wsimport.args(["-quiet", "-Xnocompile", "-s"]).arg(&generated);
             run(wsimport.arg("-p").arg(package).arg(wsdl))?;
         }
-        let mut javac = Command::new("javac");
+        let mut javac = jvm("javac");
         javac
             .args(["-nowarn", "-encoding", "UTF-8", "-cp", METRO, "-d"])
             .arg(dir);
@@ -57,7 +57,7 @@ pub(super) fn gsoap() -> Result<PathBuf> {
     let wsdl = sources().join("orders.wsdl");
     let mut parts = files(&own)?;
     parts.push(wsdl.clone());
-    once("gsoap", &parts, &["/usr/bin/soapcpp2"], |dir| {
+    once("gsoap", &read(&parts)?, &["/usr/bin/soapcpp2"], |dir| {
         let stock = |name: &str| format!("{GSOAP}/{name}");
         let mut wsdl2h = Command::new("wsdl2h");
         // `-b` makes the one-way operations by which a client receives answers.
@@ -82,17 +82,30 @@ pub(super) fn gsoap() -> Result<PathBuf> {
     })
 }
 
+/// The directory of the package `parcels`, a Python client that is generated from an OpenAPI description.
+pub(super) fn parcels(description: &[u8]) -> Result<PathBuf> {
+    let venv = PathBuf::from(python::interpreter()?);
+    let generator = venv.with_file_name("openapi-generator-cli").display().to_string();
+    once("parcels", description, &[&generator], |dir| {
+        fs::write(dir.join("openapi.json"), description)?;
+        let mut generate = jvm(&generator);
+        generate.args(["generate", "-g", "python", "--package-name", "parcels"]);
+        generate.args([
+            "--global-property",
+            "apis,models,supportingFiles,apiDocs=false,modelDocs=false",
+        ]);
+        run(generate.args(["-i", "openapi.json", "-o", "."]).current_dir(dir))
+    })
+}
+
 /// Builds into a directory, unless that was done already with the same parts and tools. Other test programs wait meanwhile.
-pub(super) fn once(
+fn once(
     name: &str,
-    parts: &[PathBuf],
+    parts: &[u8],
     tools: &[&str],
     build: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
-    let mut made_of = include_bytes!("build.rs").to_vec();
-    for part in parts {
-        made_of.extend(fs::read(part).with_context(|| format!("{} cannot be read", part.display()))?);
-    }
+    let mut made_of = [include_bytes!("build.rs"), parts].concat();
     for tool in tools {
         let about =
             fs::metadata(tool).with_context(|| format!("{tool} is missing: run scripts/deps test"))?;
@@ -117,8 +130,15 @@ pub(super) fn once(
     Ok(done)
 }
 
+/// A command that starts a Java machine which will not live long.
+fn jvm(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC");
+    command
+}
+
 /// Runs a command to its end; a failure is an error with its words.
-pub(super) fn run(command: &mut Command) -> Result<()> {
+fn run(command: &mut Command) -> Result<()> {
     let out = command
         .output()
         .with_context(|| format!("{command:?} cannot be run"))?;
@@ -138,4 +158,12 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = entries.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;
     files.sort();
     Ok(files)
+}
+
+fn read(files: &[PathBuf]) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    for file in files {
+        all.extend(fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?);
+    }
+    Ok(all)
 }

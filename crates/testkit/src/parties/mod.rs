@@ -6,6 +6,8 @@
 pub mod alarms;
 mod build;
 pub mod orders;
+pub mod parcels;
+pub mod webhooks;
 
 pub use build::are_installed;
 

@@ -7,11 +7,13 @@ use hawser_testkit::{
         self,
         alarms::{ALARMS_TO, ENDS_TO},
         orders::Stack,
+        parcels::MOVES_TO,
+        webhooks::hooks_to,
     },
 };
 use tempfile::TempDir;
 
-use super::{Stage, alarms::alarms, orders::orders};
+use super::{Stage, alarms::alarms, orders::orders, parcels::parcels, webhooks::webhooks};
 
 const LISTENER: u16 = 9100;
 
@@ -109,4 +111,40 @@ fn subscribers_hear_alarms() {
     assert_eq!(done.ended.text("manager"), manager);
     done.subscriber.stop().unwrap();
     done.source.stop().unwrap();
+}
+
+#[test]
+fn a_generated_openapi_client_is_called_back() {
+    let what = "OpenAPI callbacks";
+    if !(gate::networks(what) && parties::are_installed(what)) {
+        return;
+    }
+    let open = Open::build();
+    let stage = open.stage(8202);
+    let mut done = parcels(&stage);
+    assert_eq!(
+        done.subscribe.text("callback_url"),
+        format!("http://{}{MOVES_TO}", stage.listener)
+    );
+    assert_eq!(done.used, format!("{}/v1", stage.service));
+    done.client.stop().unwrap();
+    done.service.stop().unwrap();
+}
+
+#[test]
+fn signed_webhooks_arrive() {
+    if !gate::networks("webhooks") {
+        return;
+    }
+    let open = Open::build();
+    let stage = open.stage(8203);
+    let mut done = webhooks(&stage);
+    for (hook, kind) in done.hooks.iter().zip(["json", "form"]) {
+        assert_eq!(
+            hook.text("url"),
+            format!("http://{}{}", stage.listener, hooks_to(kind))
+        );
+    }
+    done.receiver.stop().unwrap();
+    done.forge.stop().unwrap();
 }

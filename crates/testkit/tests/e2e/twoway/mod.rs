@@ -4,6 +4,8 @@
 mod alarms;
 mod direct;
 mod orders;
+mod parcels;
+mod webhooks;
 
 use std::{net::SocketAddr, path::Path};
 
