@@ -57,6 +57,16 @@ impl Held {
         }
     }
 
+    /// Everything that is held, in one piece.
+    pub(super) fn take(&mut self) -> Bytes {
+        let mut out = Vec::new();
+        self.release(Vec::new(), &mut out);
+        match out.as_mut_slice() {
+            [bytes, beyond] if beyond.is_empty() => std::mem::take(bytes),
+            _ => out.concat().into(),
+        }
+    }
+
     /// Gives out everything with `edits` made, which are in order and do not overlap.
     pub(super) fn release(&mut self, edits: Vec<Edit>, out: &mut Vec<Bytes>) {
         let mut bytes = match self.joined.is_empty() {

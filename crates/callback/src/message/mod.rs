@@ -8,8 +8,9 @@
 //!
 //! Not for a part of a body (206, `Content-Range`). A changed body makes [`crate::DIGESTS`] wrong.
 
+mod codec;
 mod coding;
-mod form;
+pub(crate) mod form;
 mod held;
 mod json;
 mod media;
@@ -17,6 +18,7 @@ mod multipart;
 mod names;
 mod reader;
 mod soap;
+mod splice;
 mod tokens;
 
 #[cfg(test)]
@@ -97,7 +99,7 @@ impl Editor {
         };
         let way = match Coding::parse(content_encoding) {
             Ok(None) => Way::Plain(scan),
-            Ok(Some(coding)) => match Coded::new(coding, scan, rules.window) {
+            Ok(Some(coding)) => match Coded::new(coding, scan, rules) {
                 Ok(coded) => Way::Coded(Box::new(coded)),
                 Err(refusal) => return Self::unread(rules, refusal),
             },
@@ -190,8 +192,7 @@ impl Editor {
             }
             match &mut self.way {
                 Way::Plain(scan) => scan.abandon(&mut out),
-                Way::Coded(coded) => coded.abandon(ends, &mut out)?,
-                Way::Settled(_) => {}
+                Way::Coded(_) | Way::Settled(_) => return Err(refusal),
             }
             asking.passed(refusal);
         }
@@ -250,9 +251,7 @@ fn scan(rules: &Rules, direction: Direction, media: &MediaType) -> Result<Option
         return Ok(Some(Box::new(soap::Scanner::new(rules.window))));
     }
     if rules.soap && media.is_related_xml() {
-        return Ok(
-            multipart::Scanner::new(media, rules.window)?.map(|scanner| Box::new(scanner) as Box<dyn Scan>)
-        );
+        return Ok(Some(Box::new(multipart::Scanner::new(media, rules.window)?)));
     }
     if media.is_json() && (rules.cloudevents || !rules.json.is_empty()) {
         let sinks = ["/sink", "/*/sink"].iter().filter(|_| rules.cloudevents);

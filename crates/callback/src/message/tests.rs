@@ -326,3 +326,296 @@ fn other_xml_and_nothing_pass() {
         }
     }
 }
+
+/// Rules for everything but SOAP.
+fn named() -> Rules {
+    Rules {
+        json: ["/callbackUrl", "/hooks/*/url", "/list/1", "/*/deep/a~1b"]
+            .map(|p| p.parse().unwrap())
+            .into(),
+        form: vec!["callback".into(), "a b".into()],
+        cloudevents: true,
+        ..Rules::default()
+    }
+}
+
+#[test]
+fn json_members() {
+    let body = r#"{ "callbackUrl" : "http:\/\/client\/a?\u0078" , "callback\u0055rl":"http://client/b","x":{"callbackUrl":"http://client/no"},
+        "hooks":[{"url":"http://client/1"},{"url":"http://client/2","urls":["http://client/no"]},7,"http://client/no"],
+        "list":["http://client/no","http://client/3","http://client/no"], "z":{"deep":{"a/b":"http://client/4"}},
+        "sink":"http://client/5", "callbackUrl":{"a":["}\"\\"]}, "callbackUrl": null, "e":"\\", "callbackUrl":"client" }"#;
+    let expected = body
+        .replace(r#""http:\/\/client\/a?\u0078""#, r#""http://gw/.hawser/cb/a?x""#)
+        .replace("http://client/no", "KEEP")
+        .replace("http://client", "http://gw/.hawser/cb")
+        .replace("KEEP", "http://client/no");
+    for step in [1, 2, 3, 50, 10_000] {
+        let (out, report) = run(editor(&named(), "application/json", None), body.as_bytes(), step).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+        let whys: Vec<_> = report.left.iter().map(|l| l.why.clone()).collect();
+        assert_eq!(
+            (report.replaced.len(), whys),
+            (7, vec![Why::NotText, Why::NotText, Why::NotHttp])
+        );
+        assert_eq!(report.replaced.last().unwrap().place, Place::Sink);
+    }
+    let list = r#"[{"sink":"http://client/"},{"source":"http://client/"}]"#;
+    let (out, _) = run(editor(&named(), "application/json", None), list.as_bytes(), 4).unwrap();
+    assert_eq!(
+        out,
+        list.replacen("http://client", "http://gw/.hawser/cb", 1)
+            .as_bytes()
+    );
+}
+
+#[test]
+fn json_that_no_pointer_leads_into_is_settled_at_once() {
+    let rules = Rules {
+        cloudevents: false,
+        json: vec!["/a".parse().unwrap()],
+        ..Rules::default()
+    };
+    let mut editor = editor(&rules, "application/vnd.x+json; charset=utf-8", None);
+    editor
+        .push(Bytes::from_static(b" [ {"), &mut |_: &Place, _: &str| {
+            Verdict::Keep
+        })
+        .unwrap();
+    assert_eq!(editor.settled(), Some(0));
+}
+
+#[test]
+fn hostile_json() {
+    let refused = |body: &[u8]| run(editor(&named(), "application/json", None), body, 4096).unwrap_err();
+    assert_eq!(refused(&b"[".repeat(1_000_000)), Refusal::Depth { limit: 1024 });
+    assert_eq!(
+        refused("{\"a\":".repeat(1_000_000).as_bytes()),
+        Refusal::Depth { limit: 1024 }
+    );
+    assert!(matches!(refused(b"{]"), Refusal::Malformed(_)));
+    let long = format!("{{\"sink\":\"{}\"}}", "a".repeat(300_000));
+    assert!(matches!(refused(long.as_bytes()), Refusal::TooLarge { .. }));
+    assert!(matches!(refused(b"\0{\0}"), Refusal::Charset(_)));
+    let rules = Rules {
+        overflow: Overflow::Pass,
+        ..named()
+    };
+    for body in [
+        long,
+        "{\"sink\":\"http://client/\",\"b\":".to_owned() + &"[".repeat(10_000),
+    ] {
+        let (out, report) = run(editor(&rules, "application/json", None), body.as_bytes(), 100).unwrap();
+        assert_eq!(
+            out,
+            body.replace("http://client/", "http://gw/.hawser/cb/").as_bytes()
+        );
+        assert!(matches!(report.left[0].why, Why::Unread(_)));
+    }
+}
+
+#[test]
+fn form_fields() {
+    let body = "x=http%3A%2F%2Fclient%2F&callback=http%3A%2F%2Fclient%2Fa%3Fb%3D1&a+b=http://client/c&&callback&callback=&%63allback=http%3a//client";
+    let expected = "x=http%3A%2F%2Fclient%2F&callback=http%3A%2F%2Fgw%2F.hawser%2Fcb%2Fa%3Fb%3D1&a+b=http%3A%2F%2Fgw%2F.hawser%2Fcb%2Fc&&callback&callback=&%63allback=http%3A%2F%2Fgw%2F.hawser%2Fcb";
+    for step in [1, 5, 1000] {
+        let (out, report) = run(
+            editor(&named(), "application/x-www-form-urlencoded", None),
+            body.as_bytes(),
+            step,
+        )
+        .unwrap();
+        assert_eq!(
+            (String::from_utf8(out).unwrap().as_str(), report.replaced.len()),
+            (expected, 3)
+        );
+    }
+}
+
+#[test]
+fn multipart_root_parts() {
+    let xml = soap(
+        "<wsa:ReplyTo><wsa:Address>http://client/</wsa:Address></wsa:ReplyTo>",
+        "<x/>",
+    );
+    let attachment = format!(
+        "--b\r\nContent-ID: <other>\r\n\r\nhttp://client/ <wsa:Address>{}\r\n",
+        "\0<".repeat(100)
+    );
+    let root = format!(
+        "--b\r\nContent-Type: application/xop+xml; charset=UTF-8; type=\"text/xml\"\r\nContent-Transfer-Encoding: binary\r\nContent-ID: <root>\r\n\r\n{xml}\r\n"
+    );
+    for (body, start) in [
+        (format!("{root}{attachment}--b--"), ""),
+        (
+            format!("preamble\r\n{attachment}{root}--b--\r\n"),
+            "; start=\"<root>\"",
+        ),
+    ] {
+        let expected = body.replacen(
+            "<wsa:ReplyTo><wsa:Address>http://client",
+            "<wsa:ReplyTo><wsa:Address>http://gw/.hawser/cb",
+            1,
+        );
+        let content_type = format!("multipart/related; boundary=b; type=\"application/xop+xml\"{start}");
+        for step in [1, 13, 100_000] {
+            let (out, report) = run(
+                editor(&Rules::default(), &content_type, None),
+                body.as_bytes(),
+                step,
+            )
+            .unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+            assert_eq!(report.replaced.len(), 1);
+        }
+    }
+    let base64 = "--b\r\nContent-Type: text/xml\r\nContent-Transfer-Encoding: base64\r\n\r\nAAAA\r\n--b--";
+    let refused = run(
+        editor(&Rules::default(), "multipart/related; boundary=b", None),
+        base64.as_bytes(),
+        7,
+    );
+    assert_eq!(refused.unwrap_err(), Refusal::Coding("base64".into()));
+    for other in [
+        "--b\r\n\r\n{}\r\n--b--",
+        "",
+        "--b--",
+        "no delimiter",
+        "--b\r\nContent-Type: image/png\r\n\r\n\r\n--b--",
+    ] {
+        let (out, _) = run(
+            editor(&Rules::default(), "multipart/related; boundary=b", None),
+            other.as_bytes(),
+            3,
+        )
+        .unwrap();
+        assert_eq!(out, other.as_bytes());
+    }
+}
+
+/// `plain` in a coding, by the library's own one-shot function.
+fn code(coding: &str, plain: &[u8]) -> Vec<u8> {
+    use std::io::{Read, Write};
+    match coding {
+        "gzip" => {
+            let mut all = Vec::new();
+            // Two members: a gzip file may have any number.
+            for part in [&plain[..plain.len() / 2], &plain[plain.len() / 2..]] {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+                encoder.write_all(part).unwrap();
+                all.extend(encoder.finish().unwrap());
+            }
+            all
+        }
+        "br" => {
+            let mut all = Vec::new();
+            brotli::CompressorReader::new(plain, 4096, 9, 20)
+                .read_to_end(&mut all)
+                .unwrap();
+            all
+        }
+        _ => zstd::encode_all(plain, 12).unwrap(),
+    }
+}
+
+fn decode(coding: &str, coded: &[u8]) -> Vec<u8> {
+    use std::io::Read;
+    let mut all = Vec::new();
+    match coding {
+        "gzip" => flate2::read::MultiGzDecoder::new(coded)
+            .read_to_end(&mut all)
+            .unwrap(),
+        "br" => brotli::Decompressor::new(coded, 4096)
+            .read_to_end(&mut all)
+            .unwrap(),
+        _ => zstd::stream::read::Decoder::new(coded)
+            .unwrap()
+            .read_to_end(&mut all)
+            .unwrap(),
+    };
+    all
+}
+
+const CODINGS: [&str; 3] = ["gzip", "br", "zstd"];
+
+#[test]
+fn coded_bodies() {
+    let header = "<wsa:ReplyTo><wsa:Address>http://client/</wsa:Address></wsa:ReplyTo>";
+    for coding in CODINGS {
+        for (plain, replaced) in [
+            (soap(header, "<x/>"), true),
+            (soap(header, &"<x>y</x>".repeat(100_000)), true),
+            (soap("", &format!("<x>{}</x>", "y".repeat(500_000))), false),
+            ("<a/>".to_owned(), false),
+        ] {
+            let body = code(coding, plain.as_bytes());
+            for step in [1, 100, 1 << 20] {
+                let (out, report) =
+                    run(editor(&Rules::default(), "text/xml", Some(coding)), &body, step).unwrap();
+                assert_eq!(report.changed(), replaced);
+                if replaced {
+                    assert_eq!(
+                        decode(coding, &out),
+                        plain.replace("http://client", "http://gw/.hawser/cb").as_bytes()
+                    );
+                } else {
+                    assert!(out == body, "as it came");
+                }
+            }
+        }
+        let plan = editor(&Rules::default(), "text/xml", Some(coding));
+        assert_eq!(run(plan, b"", 1).unwrap(), (Vec::new(), Report::default()));
+    }
+}
+
+#[test]
+fn coded_bodies_beyond_the_window_are_coded_anew() {
+    let plain = format!(
+        "{{\"a\":\"{}\",\"sink\":\"http://client/\"}}",
+        "y".repeat(2_000_000)
+    );
+    for coding in CODINGS {
+        let (out, report) = run(
+            editor(&named(), "application/json", Some(coding)),
+            &code(coding, plain.as_bytes()),
+            700,
+        )
+        .unwrap();
+        assert!(report.changed());
+        assert!(decode(coding, &out) == plain.replace("http://client", "http://gw/.hawser/cb").as_bytes());
+    }
+}
+
+#[test]
+fn broken_codings() {
+    let coded = |coding| code(coding, soap("", &"<x>1</x>".repeat(9)).as_bytes());
+    for coding in CODINGS {
+        let whole = coded(coding);
+        let mut flipped = whole.clone();
+        flipped[0] ^= 0x55;
+        // The end may be cut where nothing matters any more, so the beginning is cut off as well.
+        for body in [&whole[..12], &flipped] {
+            let refused = run(editor(&Rules::default(), "text/xml", Some(coding)), body, 5);
+            assert!(
+                matches!(refused, Err(Refusal::Malformed(_))),
+                "{coding}: {refused:?}"
+            );
+            let rules = Rules {
+                overflow: Overflow::Pass,
+                ..Rules::default()
+            };
+            let (out, report) = run(editor(&rules, "text/xml", Some(coding)), body, 5).unwrap();
+            assert_eq!((&out[..], report.left.len()), (body, 1));
+        }
+    }
+    assert!(matches!(
+        Editor::plan(
+            &Rules::default(),
+            Direction::Request,
+            Some("text/xml"),
+            Some("gzip, br"),
+            None
+        ),
+        Plan::Refuse(Refusal::Coding(_))
+    ));
+}
