@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{gate, origin::python, pattern};
+use crate::{Host, gate, origin::python, pattern};
 
 /// Metro and what it needs.
 const METRO: &str = "/usr/share/java/jaxws-rt.jar";
@@ -47,6 +47,27 @@ pub(super) fn java() -> Result<String> {
             javac.args(files(&folder?.path())?);
         }
         run(javac.args(files(&sources().join("java"))?))
+    })?;
+    Ok(format!("{}:{METRO}", built.display()))
+}
+
+/// The class path of a program around the code that `wsimport` generates from the WSDL at a URL, which a host reads: `wsdl` is what is there.
+pub(super) fn generated(host: &Host, url: &str, wsdl: &[u8], options: &str) -> Result<String> {
+    let program = [
+        sources().join("generated/OrderOnce.java"),
+        sources().join("java/Say.java"),
+    ];
+    let parts = [url.as_bytes(), wsdl, &read(&program)?].concat();
+    let built = once("generated", &parts, &[METRO], |dir| {
+        let mut wsimport = host.command("wsimport");
+        wsimport
+            .args(["-quiet", "-Xnocompile", "-p", "orders", "-s"])
+            .arg(dir)
+            .arg(url);
+        run(with_options(&mut wsimport, options))?;
+        let mut javac = jvm("javac");
+        javac.args(["-nowarn", "-cp", METRO, "-d"]).arg(dir);
+        run(javac.args(files(&dir.join("orders"))?).args(&program))
     })?;
     Ok(format!("{}:{METRO}", built.display()))
 }
@@ -133,8 +154,16 @@ fn once(
 /// A command that starts a Java machine which will not live long.
 fn jvm(program: &str) -> Command {
     let mut command = Command::new(program);
-    command.env("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC");
+    with_options(&mut command, "");
     command
+}
+
+/// More options for the Java machine that a command starts.
+pub(super) fn with_options<'a>(command: &'a mut Command, options: &str) -> &'a mut Command {
+    command.env(
+        "JAVA_TOOL_OPTIONS",
+        format!("-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {options}"),
+    )
 }
 
 /// Runs a command to its end; a failure is an error with its words.

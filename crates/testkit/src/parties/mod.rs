@@ -100,6 +100,10 @@ impl Party {
 pub struct Happening(Value);
 
 impl Happening {
+    fn parse(line: &str) -> Option<Self> {
+        serde_json::from_str(line).ok().map(Self)
+    }
+
     /// Its kind, as in `answer`.
     pub fn kind(&self) -> &str {
         self.text("event")
@@ -114,10 +118,7 @@ impl Happening {
 fn happenings(said: &Path) -> Vec<Happening> {
     let text = fs::read_to_string(said).unwrap_or_default();
     let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
-    whole
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok().map(Happening))
-        .collect()
+    whole.lines().filter_map(Happening::parse).collect()
 }
 
 /// Starts a Java program.
@@ -126,10 +127,7 @@ fn java(host: &Host, class: &str, args: &[&str], proxy: Option<SocketAddr>, dir:
     let mut all: Vec<String> = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx128m"]
         .map(Into::into)
         .into();
-    if let Some(at) = proxy {
-        all.push(format!("-Dhttp.proxyHost={}", at.ip()));
-        all.push(format!("-Dhttp.proxyPort={}", at.port()));
-    }
+    all.extend(java_proxy(proxy));
     all.extend(["-cp".into(), path, class.into()]);
     let all: Vec<_> = all
         .iter()
@@ -137,6 +135,17 @@ fn java(host: &Host, class: &str, args: &[&str], proxy: Option<SocketAddr>, dir:
         .chain(args.iter().copied())
         .collect();
     Party::start(host, Path::new("java"), &all, dir)
+}
+
+/// Options by which a Java machine uses a web proxy.
+fn java_proxy(proxy: Option<SocketAddr>) -> Vec<String> {
+    let options = |at: SocketAddr| {
+        [
+            format!("-Dhttp.proxyHost={}", at.ip()),
+            format!("-Dhttp.proxyPort={}", at.port()),
+        ]
+    };
+    proxy.map_or_else(Vec::new, |at| options(at).into())
 }
 
 /// Starts a Python program.

@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
-use super::{Party, gsoap, java, script};
-use crate::Host;
+use super::{Happening, Party, build, gsoap, java, java_proxy, script};
+use crate::{Host, curl::Curl};
 
 /// Who made the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,30 @@ pub fn client(
         Stack::Gsoap => gsoap(host, "orders_client", &[service, &ip, &port], proxy, dir),
         Stack::Python => script(host, "orders_client.py", &[service, &ip, &port], proxy, dir),
     }
+}
+
+/// Has `wsimport` on a host generate a client from the WSDL that a service serves at a URL, and that client place an order: `called` with
+/// `order`. Where the service is, the generated code knows from the WSDL alone.
+pub fn generated(host: &Host, wsdl: &str, proxy: Option<SocketAddr>) -> Result<Happening> {
+    let mut fetch = Curl::new(host, wsdl);
+    if let Some(proxy) = proxy {
+        fetch = fetch.proxy(proxy);
+    }
+    let text = fetch.expect(200)?.body;
+    let options = java_proxy(proxy).join(" ");
+    let path = build::generated(host, wsdl, &text, &options)?;
+    let mut java = host.command("java");
+    let out = build::with_options(&mut java, &options)
+        .args(["-cp", &path, "OrderOnce"])
+        .output()?;
+    let said = String::from_utf8_lossy(&out.stdout);
+    ensure!(
+        out.status.success(),
+        "{}: {said}{}",
+        out.status,
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Happening::parse(said.trim()).with_context(|| format!("not one line of JSON: {said}"))
 }
 
 /// Where a client wants the answer to `place VARIANT ITEM …`, without scheme and host.

@@ -13,7 +13,13 @@ use hawser_testkit::{
 };
 use tempfile::TempDir;
 
-use super::{Stage, alarms::alarms, orders::orders, parcels::parcels, webhooks::webhooks};
+use super::{
+    Stage,
+    alarms::alarms,
+    orders::{generated, orders},
+    parcels::parcels,
+    webhooks::webhooks,
+};
 
 const LISTENER: u16 = 9100;
 
@@ -74,6 +80,9 @@ fn answers(stack: Stack) {
         );
         assert_eq!(e.request.text("to"), format!("{}/{}", stage.service, e.variant));
         assert_eq!(e.request.text("host"), stage.origin.to_string());
+    }
+    if stack == Stack::Metro {
+        generated(&stage);
     }
     done.client.stop().unwrap();
     done.server.stop().unwrap();

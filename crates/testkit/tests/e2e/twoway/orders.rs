@@ -54,6 +54,13 @@ pub(crate) fn orders(stage: &Stage, client: Stack, server: Stack) -> Orders {
     }
 }
 
+/// With Metro's server still there: `wsimport` generates a client from the WSDL as the client's side sees it, and that works as it is.
+pub(crate) fn generated(stage: &Stage) {
+    let wsdl = format!("{}/soap11?wsdl", stage.service);
+    let called = orders::generated(stage.client, &wsdl, stage.client_proxy).unwrap();
+    assert_eq!(called.text("order"), "Müller & Söhne: 5 of rivet");
+}
+
 /// One order, and its answer at the listener.
 fn answered(stage: &Stage, client: &mut Party, server: &mut Party, variant: &'static str) -> Exchange {
     let target = orders::answers_to(variant, "bolt");
