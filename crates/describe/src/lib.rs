@@ -1,7 +1,7 @@
 //! Descriptions of web services: WSDL 1.1 with its XML schemas, and OpenAPI 3.0 and 3.1.
 //!
 //! [`Description::parse`] reads one, [`Description::summary`] says what is in it, [`rewrite`] replaces the addresses by which a generated
-//! client would call, and [`callbacks`] tells where requests carry addresses to be called back
+//! client would call, [`Validator`] holds requests against it, and [`callbacks`] tells where requests carry addresses to be called back
 //! at. Pure functions: no network, no files, no clock; documents that a description imports or refers to are named, never fetched. A
 //! description may come from anybody, so everything is bounded: size, depth, number of values, repeated YAML aliases. DTDs and entities
 //! other than XML's five are refused. Of the project this crate imports nothing.
@@ -9,15 +9,13 @@
 //! Follows WSDL 1.1 (W3C note, 15 March 2001), XML Schema 1.1 part 1 section 4.2, WS-Addressing 1.0 core and metadata, WS-Eventing, OpenAPI 3.0.4
 //! and 3.1.1.
 
-// What holding requests against a description will need.
-#![allow(dead_code)]
-
 mod edit;
 mod error;
 mod format;
 mod openapi;
 mod summary;
 mod tree;
+mod validate;
 mod wsdl;
 mod xml;
 
@@ -25,6 +23,7 @@ pub use error::DescribeError;
 pub use format::is_description;
 pub use openapi::{CallbackHint, OpenApi, Place, callbacks};
 pub use summary::{Kind, Operation, Summary};
+pub use validate::{Invalid, Validator};
 pub use wsdl::Wsdl;
 
 use edit::Spot;

@@ -1,7 +1,9 @@
 //! OpenAPI 3.0 and 3.1.
 
 mod callbacks;
+mod schema;
 mod spots;
+pub(crate) mod validate;
 
 pub use callbacks::{CallbackHint, Place, callbacks};
 
@@ -39,7 +41,6 @@ pub(crate) struct Op<'a> {
     pub(crate) method: String,
     /// The path template; of a webhook none.
     pub(crate) path: Option<&'a str>,
-    pub(crate) item: &'a Node,
     pub(crate) node: &'a Node,
     /// Whether the service calls its client.
     pub(crate) callback: bool,
@@ -157,7 +158,6 @@ impl OpenApi {
                     .map_or_else(|| format!("{method} {}", path.unwrap_or_default()), Into::into),
                 method,
                 path,
-                item,
                 node,
                 callback,
             })
@@ -184,20 +184,27 @@ impl OpenApi {
 
     /// What a JSON pointer (RFC 6901), percent-encoded as in a fragment, leads to.
     fn pointer(&self, pointer: &str) -> Option<&Node> {
-        if pointer.is_empty() {
-            return Some(&self.root);
-        }
-        pointer
-            .strip_prefix('/')?
-            .split('/')
-            .try_fold(&self.root, |node, token| {
-                let token = decode(token)?.replace("~1", "/").replace("~0", "~");
-                match &node.data {
-                    Data::List(items) => items.get(token.parse::<usize>().ok()?),
-                    _ => node.get(&token),
-                }
-            })
+        step(&self.root, pointer, &mut |_| ())
     }
+}
+
+/// What a JSON pointer, percent-encoded as in a fragment, leads to from `root`. Each node on the way is shown to `passed`.
+fn step<'a>(root: &'a Node, pointer: &str, passed: &mut dyn FnMut(&'a Node)) -> Option<&'a Node> {
+    if pointer.is_empty() {
+        return Some(root);
+    }
+    pointer
+        .strip_prefix('/')?
+        .split('/')
+        .try_fold(root, |node, token| {
+            let token = decode(token)?.replace("~1", "/").replace("~0", "~");
+            let next = match &node.data {
+                Data::List(items) => items.get(token.parse::<usize>().ok()?),
+                _ => node.get(&token),
+            }?;
+            passed(next);
+            Some(next)
+        })
 }
 
 /// Entries of an object that may be missing.
@@ -207,22 +214,8 @@ pub(crate) fn entries(node: Option<&Node>) -> &[(String, Node)] {
 
 /// Percent-decoded, or `None` if that is no text.
 pub(crate) fn decode(text: &str) -> Option<String> {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&b) = bytes.get(at) {
-        if b == b'%' {
-            let hex = text
-                .get(at + 1..at + 3)
-                .filter(|h| h.bytes().all(|b| b.is_ascii_hexdigit()))?;
-            out.push(u8::from_str_radix(hex, 16).ok()?);
-            at += 3;
-        } else {
-            out.push(b);
-            at += 1;
-        }
-    }
-    String::from_utf8(out).ok()
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8().ok()?;
+    Some(decoded.into_owned())
 }
 
 /// Whether it is 3.1 rather than 3.0.

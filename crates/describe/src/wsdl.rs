@@ -1,6 +1,7 @@
 //! WSDL 1.1, and the XML schemas that it imports.
 
 mod read;
+pub(crate) mod validate;
 
 use crate::{
     DescribeError, Kind, Operation, Summary,
@@ -65,6 +66,7 @@ pub(crate) struct Abstract {
 /// `wsdl:input` or `wsdl:output` of a port type.
 #[derive(Debug, Clone)]
 pub(crate) struct Flow {
+    pub(crate) name: Option<String>,
     pub(crate) message: Option<Name>,
     /// `wsam:Action` or one of its predecessors.
     pub(crate) action: Option<String>,

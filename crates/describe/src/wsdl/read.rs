@@ -226,6 +226,7 @@ impl Reader<'_> {
         };
         let action = ACTIONS.iter().find_map(|ns| tag.attribute(ns, "Action"));
         let flow = Flow {
+            name: tag.value("name").map(Into::into),
             message: tag.value("message").and_then(|v| self.xml.resolve(v)),
             action: action.map(|a| a.value.clone()),
         };
