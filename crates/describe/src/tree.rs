@@ -3,7 +3,7 @@
 mod json;
 mod yaml;
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
 use serde_json::{Number, Value};
 
@@ -26,8 +26,39 @@ pub(crate) enum Data {
     Number(Number),
     Text(String),
     List(Vec<Node>),
-    /// Keys are distinct, in the order of the document.
-    Map(Vec<(String, Node)>),
+    Map(Object),
+}
+
+/// Distinct keys and their values, in the order of the document.
+#[derive(Debug, Clone)]
+pub(crate) struct Object {
+    pub(crate) entries: Vec<(String, Node)>,
+    /// Where the entries are by their key, if there are so many that looking through them takes long: references may be as many.
+    places: HashMap<String, usize>,
+}
+
+/// Entries that are looked through.
+const FEW: usize = 16;
+
+impl Object {
+    fn new(entries: Vec<(String, Node)>) -> Self {
+        let keys = entries.iter().enumerate().map(|(at, (key, _))| (key.clone(), at));
+        let places = if entries.len() > FEW {
+            keys.collect()
+        } else {
+            HashMap::new()
+        };
+        Self { entries, places }
+    }
+
+    fn get(&self, key: &str) -> Option<&Node> {
+        let (_, node) = if self.entries.len() > FEW {
+            self.entries.get(*self.places.get(key)?)?
+        } else {
+            self.entries.iter().find(|(k, _)| k == key)?
+        };
+        Some(node)
+    }
 }
 
 /// Reads a document.
@@ -43,16 +74,16 @@ pub(crate) fn read(bytes: &[u8], format: Format) -> Result<Node, DescribeError> 
 
 impl Node {
     pub(crate) fn get(&self, key: &str) -> Option<&Self> {
-        self.entries()
-            .iter()
-            .find(|(k, _)| k == key)
-            .map(|(_, node)| node)
+        match &self.data {
+            Data::Map(object) => object.get(key),
+            _ => None,
+        }
     }
 
     /// Of an object; nothing of others.
     pub(crate) fn entries(&self) -> &[(String, Self)] {
         match &self.data {
-            Data::Map(entries) => entries,
+            Data::Map(object) => &object.entries,
             _ => &[],
         }
     }
@@ -80,7 +111,11 @@ impl Node {
             Data::Number(n) => Value::Number(n.clone()),
             Data::Text(text) => Value::String(text.clone()),
             Data::List(items) => items.iter().map(Self::to_value).collect(),
-            Data::Map(entries) => entries.iter().map(|(k, v)| (k.clone(), v.to_value())).collect(),
+            Data::Map(object) => object
+                .entries
+                .iter()
+                .map(|(k, v)| (k.clone(), v.to_value()))
+                .collect(),
         }
     }
 }

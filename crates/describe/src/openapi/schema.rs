@@ -19,6 +19,9 @@ const BACKTRACKING: usize = 50_000;
 /// Bytes of one compiled pattern.
 const PATTERN: usize = 1 << 20;
 
+/// Definitions of one schema. Real ones have hundreds.
+const MAX_DEFINITIONS: usize = 4096;
+
 /// Whose value is taken over as it is.
 const PLAIN: [&str; 21] = [
     "multipleOf",
@@ -323,6 +326,9 @@ impl<'a> Convert<'a, '_> {
         let next = self.same.len();
         let number = *self.numbers.entry(std::ptr::from_ref(node)).or_insert(next);
         if number == next {
+            if next == MAX_DEFINITIONS {
+                return Err(self.wrong(format!("it leads to more than {MAX_DEFINITIONS} other schemas")));
+            }
             self.same.push(HashSet::new());
             self.waiting.push((node, base, number));
         }

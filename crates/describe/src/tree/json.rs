@@ -9,7 +9,7 @@ use jsonc_parser::{
 };
 use serde::de::IgnoredAny;
 
-use super::{Budget, Data, Node};
+use super::{Budget, Data, Node, Object};
 use crate::{
     DescribeError, MAX_DEPTH,
     edit::Style,
@@ -125,7 +125,7 @@ impl Reader<'_> {
                     }
                     entries.push((key, self.node(property.value)?));
                 }
-                Data::Map(entries)
+                Data::Map(Object::new(entries))
             }
         };
         Ok(Node {

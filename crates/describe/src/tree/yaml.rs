@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
-use super::{Budget, Data, Node};
+use super::{Budget, Data, Node, Object};
 use crate::{
     DescribeError, MAX_DEPTH,
     edit::Style,
@@ -180,7 +180,7 @@ impl Reader<'_> {
         };
         let data = match open.mapping {
             None => Data::List(open.items),
-            Some(mapping) => Data::Map(self.merged(mapping, open.at)?),
+            Some(mapping) => Data::Map(Object::new(self.merged(mapping, open.at)?)),
         };
         let node = Node {
             data,
@@ -208,7 +208,11 @@ impl Reader<'_> {
                 let Data::Map(more) = source.data else {
                     return Err(self.wrong(at, "a merge key << with something else than mappings"));
                 };
-                entries.extend(more.into_iter().filter(|(key, _)| keys.insert(key.clone())));
+                entries.extend(
+                    more.entries
+                        .into_iter()
+                        .filter(|(key, _)| keys.insert(key.clone())),
+                );
             }
         }
         Ok(entries)

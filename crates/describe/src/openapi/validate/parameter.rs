@@ -175,11 +175,10 @@ pub(super) fn coerce(schema: &Schema, of: &Value, text: &str) -> Value {
     let number = || text.parse::<Number>().ok().map(Value::Number);
     let boolean = || text.parse::<bool>().ok().map(Value::Bool);
     let listed = || {
+        let value: Value = serde_json::from_str(text).ok()?;
         let values = of.get("enum").and_then(Value::as_array).into_iter().flatten();
-        values
-            .chain(of.get("const"))
-            .find(|v| v.to_string() == text)
-            .cloned()
+        let found = values.chain(of.get("const")).any(|v| *v == value);
+        found.then_some(value)
     };
     let text = || Value::String(text.into());
     if is(of, "integer") || is(of, "number") {
