@@ -4,7 +4,7 @@
 //! gateway puts another one in its place, which the server's network can reach and which holds a [`capability`]: the original address,
 //! sealed. [`message`] finds such addresses in bodies as they stream by and changes their bytes and no others; [`headers`](headers())
 //! and [`query`](query()) do the same for the head. What becomes of an address is not decided here: whoever calls gives a
-//! [`Replace`].
+//! [`Replace`]. [`recorded`] shows what would become of a message in a file.
 //!
 //! No I/O and no clock. Of the project it imports `proto` alone. What it reads is hostile until shown otherwise: memory is bounded by
 //! [`Rules::window`] and a constant, whatever comes.
@@ -13,6 +13,7 @@ mod address;
 pub mod capability;
 mod fields;
 pub mod message;
+pub mod recorded;
 mod replace;
 mod rules;
 

@@ -216,6 +216,15 @@ pub enum SoapVersion {
     V1_2,
 }
 
+impl fmt::Display for SoapVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1_1 => "SOAP 1.1",
+            Self::V1_2 => "SOAP 1.2",
+        })
+    }
+}
+
 /// What a SOAP message says of itself. Texts are shortened to [`MAX_TEXT`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Soap {
