@@ -182,10 +182,15 @@ impl<'a> Xml<'a> {
                     Some(step) => step,
                     None => continue,
                 },
-                Event::CData(text) => match self.piece(&text.into_inner())? {
-                    Some(step) => step,
-                    None => continue,
-                },
+                Event::CData(_) if self.depth == 0 => {
+                    return Err(self.wrong("text outside of the root element".into()));
+                }
+                Event::CData(text) => {
+                    let text = text.into_inner();
+                    let inner = self.span(&text)?;
+                    // With its `<![CDATA[` and `]]>`.
+                    Step::Text(text.into_owned(), inner.start - 9..inner.end + 3)
+                }
                 Event::GeneralRef(name) => self.reference(&name)?,
                 Event::DocType(_) => return Err(DescribeError::Doctype { line: self.line() }),
                 Event::Eof if self.depth > 0 => return Err(self.wrong("it ends within an element".into())),

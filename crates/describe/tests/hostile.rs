@@ -203,6 +203,35 @@ fn single_bytes_and_byte_order_marks_stay() {
     }
 }
 
+#[test]
+fn addresses_in_pieces() {
+    let document = |address: &str| {
+        let reference = format!(
+            "<EndpointReference xmlns='http://www.w3.org/2005/08/addressing'><Address>{address}</Address></EndpointReference>"
+        );
+        wsdl(&format!("<service name='a'><port>{reference}</port></service>"))
+    };
+    for (before, value, after) in [
+        (
+            "<![CDATA[http://a/?b&c]]>",
+            "http://a/?b&c",
+            "http://new/?d&amp;e",
+        ),
+        (
+            " http://a/<![CDATA[?b&c]]>&amp;d\n",
+            "http://a/?b&c&d",
+            " http://new/?d&amp;e\n",
+        ),
+        ("\thttp://a/<!-- c -->b ", "http://a/b", "\thttp://new/?d&amp;e "),
+    ] {
+        let out = rewrite(document(before).as_bytes(), None, &mut |_, old| {
+            assert_eq!(old, value);
+            Some("http://new/?d&e".into())
+        });
+        assert_eq!(String::from_utf8(out.expect("rewritten")), Ok(document(after)));
+    }
+}
+
 /// Replaces with the n-th address what is asked for, and checks what comes out.
 fn check(bytes: &[u8], hint: Option<&str>, keep: u8) {
     let Ok(before) = Description::parse(bytes, hint) else {
@@ -367,5 +396,5 @@ fn long_chains_of_schemas() {
         let body = "{\"a\":".repeat(100) + "1" + &"}".repeat(100);
         let _ = validator.request(&http::Method::POST, "/", &headers, body.as_bytes());
     }
-    assert!(start.elapsed().as_secs() < 120, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 600, "{:?}", start.elapsed());
 }
