@@ -62,6 +62,13 @@ pub struct Allow {
     pub to: String,
     /// Names of services without their domain, or ["*"] for all that the domain has.
     pub services: Vec<String>,
+    /// Whether what is called may call back to the addresses that its callers name. Default: true.
+    #[serde(default = "yes")]
+    pub callbacks: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Lets the gateways of a domain be reached from outside under host names, whose addresses must lead to this hub. What
@@ -430,6 +437,7 @@ mod tests {
             from: "acme".into(),
             to: "beta".into(),
             services: vec!["orders".into(), "ledger".into()],
+            callbacks: false,
         });
         c.publish.push(Publish {
             domain: "acme".into(),
@@ -469,6 +477,7 @@ mod tests {
                         from: "acme".into(),
                         to: "beta".into(),
                         services: vec![],
+                        callbacks: false,
                     })
                 },
                 "rule 1: services is empty",

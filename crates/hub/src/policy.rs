@@ -1,4 +1,6 @@
-//! Who may pair with whom, and who may see what: deny by default, one rule per direction between two domains.
+//! Who may pair with whom, and who may see what: deny by default, one rule per direction between two domains. A rule also
+//! lets the called domain reach the calling one's callbacks ([`ServiceName::CALLBACKS`]) and nothing else there, unless it
+//! says otherwise.
 //!
 //! The hub decides which domains may pair and which services they may see; the exporting gateway decides again for each
 //! call, and has the last word. Pure: imports names only.
@@ -16,6 +18,8 @@ pub const MAX_CALLABLE: usize = 1024;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     rules: BTreeMap<DomainName, BTreeMap<DomainName, Services>>,
+    /// Called domains, and those whose callbacks each may reach.
+    back: BTreeMap<DomainName, BTreeSet<DomainName>>,
 }
 
 /// What a rule lets be called.
@@ -74,14 +78,15 @@ pub enum PolicyError {
         /// The service.
         service: ServiceName,
     },
-    /// One domain may call too many others.
+    /// One domain may call, or call back, too many others.
     #[error(
-        "[[hub.allow]] rule {rule}: {from} may call more than {MAX_CALLABLE} domains: split it into several domains"
+        "[[hub.allow]] rule {rule}: {from} may call, or call back, more than {MAX_CALLABLE} domains: split it into several \
+         domains, or write callbacks = false where none are needed"
     )]
     TooMany {
         /// Number of the rule.
         rule: usize,
-        /// The calling domain.
+        /// The domain.
         from: DomainName,
     },
     /// Two rules for the same direction.
@@ -116,22 +121,34 @@ impl Policy {
                     to,
                 });
             }
-            let callable = policy.rules.entry(from.clone()).or_default();
-            if callable.len() >= MAX_CALLABLE {
-                return Err(PolicyError::TooMany { rule, from });
+            if allow.callbacks {
+                let callers = policy.back.entry(to.clone()).or_default();
+                callers.insert(from.clone());
             }
-            callable.insert(to, services);
+            policy
+                .rules
+                .entry(from.clone())
+                .or_default()
+                .insert(to.clone(), services);
+            for domain in [from, to] {
+                if policy.callable(&domain).count() > MAX_CALLABLE {
+                    return Err(PolicyError::TooMany { rule, from: domain });
+                }
+            }
         }
         Ok(policy)
     }
 
     /// Whether gateways of `from` may ask for sessions with gateways of `to`.
     pub fn may_pair(&self, from: &DomainName, to: &DomainName) -> bool {
-        self.services(from, to).is_some()
+        self.services(from, to).is_some() || self.may_call_back(from, to)
     }
 
     /// Whether `from` may see and call this service of `to`.
     pub fn may_see(&self, from: &DomainName, to: &DomainName, service: &ServiceName) -> bool {
+        if service.is_callbacks() {
+            return self.may_call_back(from, to);
+        }
         match self.services(from, to) {
             None => false,
             Some(Services::All) => true,
@@ -139,9 +156,17 @@ impl Policy {
         }
     }
 
-    /// The domains that `from` may call, in order.
+    /// The domains that `from` may call, or call back.
     pub fn callable(&self, from: &DomainName) -> impl Iterator<Item = &DomainName> {
-        self.rules.get(from).into_iter().flat_map(|to| to.keys())
+        let called = self.rules.get(from);
+        let back = self.back.get(from).into_iter().flatten();
+        let back = back.filter(move |d| called.is_none_or(|called| !called.contains_key(*d)));
+        called.into_iter().flat_map(|to| to.keys()).chain(back)
+    }
+
+    /// Whether `from` may reach the callbacks of `to`'s clients, because they may call it.
+    fn may_call_back(&self, from: &DomainName, to: &DomainName) -> bool {
+        self.back.get(from).is_some_and(|callers| callers.contains(to))
     }
 
     /// Whether two domains have to do with each other in either direction, so that each should learn of the other's
@@ -219,6 +244,7 @@ mod tests {
             from: from.into(),
             to: to.into(),
             services: services.iter().map(|s| s.to_string()).collect(),
+            callbacks: false,
         }
     }
 
@@ -239,6 +265,21 @@ mod tests {
         assert!(p.related(&d("beta"), &d("acme")) && p.related(&d("acme"), &d("beta")));
         assert!(!p.related(&d("acme"), &d("gamma")));
         assert_eq!(p.callable(&d("acme")).collect::<Vec<_>>(), [&d("beta")]);
+    }
+
+    #[test]
+    fn who_is_called_reaches_the_callbacks_of_its_callers_and_nothing_else() {
+        let back = ServiceName::callbacks();
+        let mut rule = allow("acme", "beta", &["*"]);
+        rule.callbacks = true;
+        let p = Policy::new(&[rule]).unwrap();
+        assert!(p.may_pair(&d("beta"), &d("acme")));
+        assert!(p.may_see(&d("beta"), &d("acme"), &back));
+        assert!(!p.may_see(&d("beta"), &d("acme"), &"orders".parse().unwrap()));
+        assert!(!p.may_see(&d("acme"), &d("beta"), &back), "nobody called acme");
+        assert_eq!(p.callable(&d("beta")).collect::<Vec<_>>(), [&d("acme")]);
+        let p = Policy::new(&[allow("acme", "beta", &["*"])]).unwrap();
+        assert!(!p.may_pair(&d("beta"), &d("acme")));
     }
 
     #[test]

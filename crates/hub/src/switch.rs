@@ -213,6 +213,7 @@ mod tests {
                 from: from.to_string(),
                 to: to.to_string(),
                 services: vec!["*".into()],
+                callbacks: false,
             })
             .collect();
         let limits = Limits::default();

@@ -127,6 +127,22 @@ label_type!(
     /// Name of a service within its domain.
     ServiceName
 );
+
+impl ServiceName {
+    /// The name under which a domain's gateways take calls back to the addresses that its clients named. No export has it.
+    pub const CALLBACKS: &str = "hawser-callbacks";
+
+    /// See [`Self::CALLBACKS`].
+    pub fn callbacks() -> Self {
+        Self(Self::CALLBACKS.into())
+    }
+
+    /// Whether it is [`Self::CALLBACKS`].
+    pub fn is_callbacks(&self) -> bool {
+        *self.0 == *Self::CALLBACKS
+    }
+}
+
 label_type!(
     /// Name of a gateway, host or issuer within its domain.
     NodeName

@@ -40,6 +40,7 @@ fn policy(rules: &[(&str, &str, &str)]) -> Policy {
             from: from.to_string(),
             to: to.to_string(),
             services: vec![service.to_string()],
+            callbacks: false,
         })
         .collect();
     Policy::new(&rules).unwrap()

@@ -44,6 +44,7 @@ pub(crate) fn allow(rules: &[(&str, &str)]) -> Vec<Allow> {
             from: from.to_string(),
             to: to.to_string(),
             services: vec!["*".into()],
+            callbacks: false,
         })
         .collect()
 }
