@@ -74,6 +74,9 @@ pub struct Grant {
     /// Random, so that one capability can be denied.
     #[cbor(n(4), with = "minicbor::bytes")]
     pub id: [u8; 16],
+    /// Where the address's host is, whatever its name may mean later; a name is resolved when it is called otherwise.
+    #[n(5)]
+    pub pin: Option<std::net::IpAddr>,
 }
 
 impl Grant {
@@ -95,6 +98,7 @@ impl Grant {
             peer,
             expires,
             id,
+            pin: None,
         })
     }
 }
@@ -140,10 +144,14 @@ pub enum CapabilityError {
 }
 
 /// The secrets of a domain, the first of which seals, while all open: that is how they are rotated.
-#[derive(Clone)]
 pub struct Secrets(Arc<[(u32, LessSafeKey)]>);
 
 impl Secrets {
+    /// The secrets' names, that of the one that seals first.
+    pub fn ids(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().map(|(id, _)| *id)
+    }
+
     /// Takes the secrets, the one that seals first.
     pub fn new(secrets: Vec<Secret>) -> Self {
         let key = |s: &Secret| UnboundKey::new(&AES_256_GCM_SIV, &s.key[..]).ok();

@@ -26,6 +26,7 @@ use hawser_store::{Store, StoreError};
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::callbacks::keys::Keys;
 use crate::links::records::{
     HUBS, HubRecord, ISSUED, IssuedRecord, PEERS, PeerRecord, REVOKED, RevokedRecord, TOKENS, TokenRecord,
     hex,
@@ -326,8 +327,8 @@ pub async fn join_with_token(
             Err(e) => failures.push(format!("{hub}: {e}")),
         }
     }
-    let chain = match answered {
-        Some(Issued::Chain(chain)) => chain,
+    let (chain, shared) = match answered {
+        Some(Issued::Chain(chain, shared)) => (chain, shared.unwrap_or_default()),
         Some(Issued::Refused(fault)) => return Err(AdminError::Refused(fault)),
         None => return Err(AdminError::NoPairing(failures)),
     };
@@ -340,6 +341,7 @@ pub async fn join_with_token(
     for (hub, pin) in &token.hubs {
         remember_hub(&store, hub, *pin).await?;
     }
+    Keys::new(&store).merge(shared).await?;
     hawser_identity::write_certificates(
         &dir.join(file::ROOT_CERTIFICATE),
         credentials

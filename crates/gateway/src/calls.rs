@@ -22,7 +22,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::seam::{Body, BoxError};
+use hawser_callback::Report;
+
+use crate::{
+    inspect::{self, Exchange, Inspector, Seen},
+    seam::{Body, BoxError},
+};
 
 /// Which of a gateway's two jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -71,6 +76,7 @@ struct Inner {
     in_flight: Family<SideLabel, Gauge>,
     head_seconds: Family<SideLabel, Histogram>,
     turned_away: Counter,
+    inspector: Inspector,
 }
 
 impl CallMetrics {
@@ -88,6 +94,7 @@ impl CallMetrics {
             in_flight: Family::default(),
             head_seconds: Family::new_with_constructor(buckets),
             turned_away: Counter::default(),
+            inspector: Inspector::default(),
         };
         let registry = registry.sub_registry_with_prefix("gateway");
         registry.register("calls", "Calls ended, by class of status", m.calls.clone());
@@ -105,6 +112,11 @@ impl CallMetrics {
             m.turned_away.clone(),
         );
         Self(Arc::new(m))
+    }
+
+    /// The last calls.
+    pub fn inspector(&self) -> &Inspector {
+        &self.0.inspector
     }
 
     /// A client's connection was closed at once.
@@ -159,9 +171,12 @@ pub struct Call {
     /// For the metrics.
     service: Option<String>,
     started: Instant,
+    /// In milliseconds since 1970.
+    at: u64,
     status: Option<StatusCode>,
     bytes: u64,
     outcome: Outcome,
+    seen: Seen,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,9 +212,11 @@ impl Call {
             what,
             service: None,
             started: Instant::now(),
+            at: inspect::now(),
             status: None,
             bytes: 0,
             outcome: Outcome::Dropped,
+            seen: Seen::default(),
         }
     }
 
@@ -211,6 +228,11 @@ impl Call {
     /// Names the service for the metrics, once it is known to exist.
     pub fn service(&mut self, name: impl fmt::Display) {
         self.service = Some(name.to_string());
+    }
+
+    /// Notes what was seen in the request.
+    pub fn seen(&mut self, report: &Report) {
+        self.seen.report(report);
     }
 
     /// Follows an answer to its end. `abort` is set when the body breaks off.
@@ -276,6 +298,30 @@ impl Drop for Call {
             Some(_) => "5xx",
         };
         let service = self.service.take().unwrap_or_else(|| "unknown".into());
+        m.inspector.keep(Exchange {
+            at: self.at,
+            request: self.id.to_string(),
+            side: match side {
+                Side::Client => "client",
+                Side::Export => "export",
+            },
+            who: shorten(&self.who),
+            service: service.clone(),
+            method: shorten(self.method.as_str()),
+            what: shorten(&self.what),
+            status: self.status.map(|s| s.as_u16()),
+            ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            bytes: self.bytes,
+            outcome: match self.outcome {
+                Outcome::Dropped => "dropped",
+                Outcome::Complete => "complete",
+                Outcome::Broken => "broken",
+            },
+            soap: self.seen.soap.take(),
+            replaced: std::mem::take(&mut self.seen.replaced),
+            left: std::mem::take(&mut self.seen.left),
+            answers: Vec::new(),
+        });
         m.calls
             .get_or_create(&CallLabels {
                 side,
@@ -296,6 +342,11 @@ impl Drop for Call {
             "call"
         );
     }
+}
+
+/// Enough of a text that came from outside to know it by.
+fn shorten(text: &str) -> String {
+    text.chars().take(256).collect()
 }
 
 /// An answer's body that tells its [`Call`] how it ended.

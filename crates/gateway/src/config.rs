@@ -2,6 +2,8 @@
 //! Every key has its unit and default in its documentation, from which the reference is made.
 
 mod broker;
+mod callbacks;
+mod interface;
 mod plan;
 mod show;
 #[cfg(test)]
@@ -14,6 +16,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use broker::{BrokerConfig, BrokerPlan, BrokerTlsConfig};
+pub use callbacks::{
+    CallbackMode, CallbackRule, CallbackRuleConfig, CallbacksConfig, CallbacksPlan, OpenConfig,
+    OverflowConfig,
+};
+pub use interface::{DocumentPlan, InterfaceConfig, InterfacePlan};
 pub use plan::{
     CarrierPlan, ConfigError, ExportPlan, FrontPlan, GatewayPlan, HealthPlan, ImportPlan, OriginPlan,
     OriginUrl,
@@ -47,6 +54,8 @@ pub struct GatewayConfig {
     pub import: Vec<ImportConfig>,
     /// `[[gateway.export]]`: services of this domain that others may call. Default: none.
     pub export: Vec<ExportConfig>,
+    /// `[gateway.callbacks]`: how services may call their clients back.
+    pub callbacks: CallbacksConfig,
     /// `[gateway.limits]`: what one client can take.
     pub limits: LimitsConfig,
     /// `[gateway.broker]`: events of applications, to users' devices outside. Default: none.
@@ -65,6 +74,7 @@ impl Default for GatewayConfig {
             proxy: None,
             import: Vec::new(),
             export: Vec::new(),
+            callbacks: CallbacksConfig::default(),
             limits: LimitsConfig::default(),
             broker: None,
         }
@@ -118,6 +128,20 @@ pub struct ProxyConfig {
     #[serde(default = "loopback")]
     #[schemars(with = "Vec<String>")]
     pub clients: Vec<IpNet>,
+    /// `[[gateway.proxy.through]]`: hosts of other domains that the proxy's clients call by their own addresses. Default: none.
+    #[serde(default)]
+    pub through: Vec<ThroughConfig>,
+}
+
+/// `[[gateway.proxy.through]]`: hosts that are reached through the gateways of a domain, which must have them open
+/// (`[[gateway.callbacks.open]]` there). For services that call back to an address as it stands in a signed message.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ThroughConfig {
+    /// The hosts: "HOST:PORT", "*.DOMAIN:PORT", "NETWORK/BITS:PORT"; without a port, any. No default.
+    pub hosts: Vec<String>,
+    /// The domain. No default.
+    pub domain: String,
 }
 
 /// `[[gateway.import]]`: a local address that stands for one service of another domain (or of this one).
@@ -174,6 +198,10 @@ pub struct ExportConfig {
     /// For people who look for the service; at most 256 bytes. Default: "".
     #[serde(default)]
     pub description: String,
+    /// What the service says of itself. Default: nothing is registered; descriptions that it serves are made fit for callers all
+    /// the same.
+    #[serde(default)]
+    pub interface: Option<InterfaceConfig>,
     /// How the service's health is checked. Default: not at all; it counts as healthy.
     #[serde(default)]
     pub health: Option<HealthConfig>,

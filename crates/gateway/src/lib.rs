@@ -6,6 +6,7 @@
 //! `links` knows nothing of proxies and origins.
 
 pub mod admin;
+pub mod callbacks;
 pub mod calls;
 pub mod carriers;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod export;
 pub mod front;
 pub mod headers;
 pub mod ingress;
+pub mod inspect;
 pub mod links;
 pub mod problem;
 pub mod runtime;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use hawser_identity::{Credentials, IdentityError};
+use hawser_proto::{Fault, ServiceId};
 use hawser_store::{Store, StoreError};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -13,12 +14,18 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::{
+    admin::AdminError,
+    callbacks::{Callbacks, keys::Keys},
     calls::CallMetrics,
     carriers::{CarrierError, ways},
     config::{ConfigError, GatewayConfig, GatewayPlan},
-    export::{ExportError, Exporter},
+    export::{
+        ExportError, Exporter,
+        interface::{self, InterfaceView},
+    },
     front::{Front, FrontError},
     ingress::{Handler, Ingress, PublishedStatus},
+    inspect::Exchange,
     links::{
         assembly::{Assembly, LinksError, Settings},
         mailbox::MailboxEvent,
@@ -32,6 +39,8 @@ use crate::{
 pub struct Gateway {
     plan: Mutex<GatewayPlan>,
     exporter: Exporter,
+    callbacks: Callbacks,
+    metrics: CallMetrics,
     front: Front,
     ingress: Arc<Ingress>,
     tunnel: Assembly,
@@ -55,6 +64,9 @@ pub enum GatewayError {
     /// An export.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// The keys for calls back.
+    #[error(transparent)]
+    Keys(#[from] Box<AdminError>),
     /// A listener for clients.
     #[error(transparent)]
     Front(#[from] FrontError),
@@ -111,7 +123,11 @@ impl Gateway {
         info!(gateway = %id, "starting");
         plan.warnings().iter().for_each(|warning| warn!("{warning}"));
         let metrics = CallMetrics::register(registry);
-        let exporter = Exporter::start(id.clone(), &plan.exports, metrics.clone())?;
+        if dir_has_issuer(&plan) {
+            Keys::new(&store).ensure().await.map_err(Box::new)?;
+        }
+        let callbacks = Callbacks::start(id.clone(), &plan, &store).await?;
+        let exporter = Exporter::start(id.clone(), &plan.exports, callbacks.clone(), metrics.clone())?;
         let own = own.shared();
         let ingress = Ingress::new(own.clone(), &plan.published())?;
         let settings = Settings {
@@ -124,10 +140,18 @@ impl Gateway {
         };
         let exports = Arc::new(exporter.clone());
         let tunnel = Assembly::start(settings, exports, ingress.clone(), registry).await?;
-        let front = Front::start(&id, &plan.front, tunnel.links(), metrics)?;
+        let front = Front::start(
+            &id,
+            &plan.front,
+            tunnel.links(),
+            callbacks.clone(),
+            metrics.clone(),
+        )?;
         Ok(Self {
             plan: Mutex::new(plan),
             exporter,
+            callbacks,
+            metrics,
             front,
             ingress,
             tunnel,
@@ -151,8 +175,13 @@ impl Gateway {
             false => None,
         };
         let published = self.ingress.prepare(&plan.published())?;
-        self.exporter.reload(&plan.exports)?;
+        self.callbacks.reload(&plan);
+        if let Err(error) = self.exporter.reload(&plan.exports) {
+            self.callbacks.reload(&before);
+            return Err(error.into());
+        }
         if let Err(error) = self.front.reload(&plan.front) {
+            self.callbacks.reload(&before);
             self.exporter.reload(&before.exports)?;
             return Err(error.into());
         }
@@ -204,6 +233,17 @@ impl Gateway {
         self.links().routes().view()
     }
 
+    /// What a service that can be called from here says of itself, with addresses that work here. Cancel safe.
+    pub async fn interface(&self, service: &ServiceId) -> Result<InterfaceView, Fault> {
+        let suffix = self.plan().front.suffix.clone();
+        interface::ask(&self.links(), &suffix, service).await
+    }
+
+    /// The last exchanges of each service.
+    pub fn exchanges(&self) -> Vec<Exchange> {
+        self.metrics.inspector().exchanges()
+    }
+
     /// Whether calls can be expected to work: some hub is connected, or none has been joined yet.
     pub fn is_ready(&self) -> bool {
         self.tunnel.is_ready()
@@ -233,6 +273,10 @@ impl Gateway {
     fn plan(&self) -> std::sync::MutexGuard<'_, GatewayPlan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn dir_has_issuer(plan: &GatewayPlan) -> bool {
+    plan.state.join(hawser_identity::file::ISSUER_KEY).exists()
 }
 
 impl std::fmt::Debug for Gateway {

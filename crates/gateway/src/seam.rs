@@ -20,6 +20,12 @@ pub use crate::links::routes::Routes;
 pub const SERVICE: &str = "hawser-service";
 /// Request header with the call's id (32 hex digits); never taken from clients, never passed to origins.
 pub const REQUEST_ID: &str = "hawser-request-id";
+/// Request header with the place where services of the calling domain call back, `http://HOST:PORT`; never taken from clients,
+/// never passed to origins.
+pub const BASE: &str = "hawser-callbacks";
+/// Request header (`1`) of calls to an address that is the called domain's own and stands in `:authority`; never taken from clients,
+/// never passed to origins.
+pub const OPEN: &str = "hawser-open";
 /// Response header (`1`) of answers that the exporting gateway made itself; never taken from origins, never passed to clients.
 pub const FAULT: &str = "hawser-fault";
 
@@ -45,6 +51,12 @@ impl Links {
         self.0.tcp(service, request).await
     }
 
+    /// Where services of the domain of `service` call back, as a gateway says that exports it: `http://HOST:PORT`. Asked of the
+    /// gateway itself, since a hub could name a place of its own. Waits at most a bounded time for a session. Cancel safe.
+    pub async fn base(&self, service: &ServiceId) -> Result<Option<Arc<str>>, Fault> {
+        self.0.base(service).await
+    }
+
     /// What can be called now.
     pub fn routes(&self) -> Arc<Routes> {
         self.0.routes()
@@ -63,6 +75,10 @@ pub trait Calls: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<EndToEnd, Fault>>;
     /// See [`Links::routes`].
     fn routes(&self) -> Arc<Routes>;
+    /// See [`Links::base`].
+    fn base<'a>(&'a self, _service: &'a ServiceId) -> BoxFuture<'a, Result<Option<Arc<str>>, Fault>> {
+        Box::pin(async { Ok(None) })
+    }
 }
 
 /// Room for one request on a session with a peer gateway. Dropped unused, the room is free again.
@@ -120,6 +136,10 @@ pub trait Exports: Send + Sync + 'static {
         service: &ServiceName,
         request: RequestId,
     ) -> BoxFuture<'static, Result<TcpStream, Fault>>;
+    /// Where services of this domain call back, if they can: `http://HOST:PORT`.
+    fn base(&self) -> Option<String> {
+        None
+    }
     /// What is exported, with its health now.
     fn registrations(&self) -> watch::Receiver<Vec<Registration>>;
 }

@@ -9,6 +9,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use hawser_gateway::{
+    callbacks::Callbacks,
     calls::CallMetrics,
     export::Exporter,
     front::Front,
@@ -82,8 +83,13 @@ async fn world(origin: SocketAddr) -> Front {
     let front = "[[import]]\nservice=\"db.beta\"\nlisten=\"127.0.0.1:0\"\n";
     let plan = config(front, &export).check().unwrap();
     let metrics = CallMetrics::register(&mut Registry::default());
-    let exporter =
-        Exporter::start(node("spiffe://beta/gateway/gw2"), &plan.exports, metrics.clone()).unwrap();
+    let exporter = Exporter::start(
+        node("spiffe://beta/gateway/gw2"),
+        &plan.exports,
+        Callbacks::off(node("spiffe://beta/gateway/gw2")),
+        metrics.clone(),
+    )
+    .unwrap();
     let mut trust = Trust::default();
     let a = credentials(&node("spiffe://acme/gateway/gw1"), &mut trust);
     let b = credentials(&node("spiffe://beta/gateway/gw2"), &mut trust);
@@ -104,7 +110,14 @@ async fn world(origin: SocketAddr) -> Front {
         routes: Arc::new(routes),
     };
     let links = Links::new(Arc::new(calls));
-    Front::start(&node("spiffe://acme/gateway/gw1"), &plan.front, links, metrics).unwrap()
+    Front::start(
+        &node("spiffe://acme/gateway/gw1"),
+        &plan.front,
+        links,
+        Callbacks::off(node("spiffe://acme/gateway/gw1")),
+        metrics,
+    )
+    .unwrap()
 }
 
 /// Sends back what comes, and `!` after the end of it.

@@ -50,6 +50,10 @@ pub(crate) trait Source: Send + Sync {
     fn services(&self) -> Value;
     /// Whether it can do its job now, or why not.
     fn ready(&self) -> Result<(), String>;
+    /// What else it tells, by path.
+    fn look(&self, _path: &str) -> Option<Value> {
+        None
+    }
     /// Does what it is told, by the path and body of a POST; the answer, or why not. Without a meaning for the path: none.
     fn act(&self, _path: &str, _body: Value) -> Option<BoxFuture<'static, Result<Value, String>>> {
         None
@@ -312,7 +316,10 @@ async fn answer(source: Arc<dyn Source>, request: Request<Incoming>) -> Answer {
     match (request.method(), path.as_str()) {
         (&Method::GET | &Method::HEAD, "/status") => json(&source.status()),
         (&Method::GET | &Method::HEAD, "/services") => json(&source.services()),
-        (&Method::GET | &Method::HEAD, _) => Answer::not_found("there are /status and /services"),
+        (&Method::GET | &Method::HEAD, path) => match source.look(path) {
+            Some(value) => json(&value),
+            None => Answer::not_found("there are /status and /services"),
+        },
         (&Method::POST, _) => act(&*source, &path, request).await,
         _ => Answer::only_tells(),
     }

@@ -4,6 +4,7 @@
     reason = "comments here are help on a terminal, where [hub] is a table's name"
 )]
 
+pub(crate) mod calls;
 pub(crate) mod device;
 pub(crate) mod people;
 
@@ -158,13 +159,19 @@ Examples:
 Examples:
   hawser services
   hawser services beta            only those whose name contains \"beta\"
-  hawser services --json")]
-    Services {
-        /// Only services whose name or description contains this.
-        filter: Option<String>,
-        #[command(flatten)]
-        output: Output,
-    },
+  hawser services show orders.beta
+  hawser services describe orders.beta > orders.wsdl")]
+    Services(calls::ServicesArgs),
+    /// Shows the last exchanges of each service, and which messages belong together.
+    #[command(after_help = "\
+Examples:
+  hawser inspect
+  hawser inspect orders --last 5
+  hawser inspect --json | jq '.[] | select(.status >= 500)'")]
+    Inspect(calls::InspectArgs),
+    /// Tries rules for calls back, and changes the secret that seals their addresses.
+    #[command(subcommand)]
+    Callbacks(calls::CallbacksCommand),
     /// Shows what runs on this machine: connections, sessions, certificates.
     Status {
         #[command(flatten)]

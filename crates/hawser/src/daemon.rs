@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use futures_util::future::BoxFuture;
 use hawser_gateway::{
     Gateway,
     config::{BrokerConfig, GatewayConfig},
@@ -378,6 +379,28 @@ impl Source for GatewaySource {
 
     fn services(&self) -> Value {
         json(self.0.services())
+    }
+
+    fn look(&self, path: &str) -> Option<Value> {
+        (path == "/exchanges").then(|| json(self.0.exchanges()))
+    }
+
+    fn act(&self, path: &str, body: Value) -> Option<BoxFuture<'static, Result<Value, String>>> {
+        if path != "/interface" {
+            return None;
+        }
+        let gateway = self.0.clone();
+        Some(Box::pin(async move {
+            let service = body.get("service").and_then(Value::as_str).unwrap_or_default();
+            let service = service
+                .parse()
+                .map_err(|e: hawser_proto::NameError| e.to_string())?;
+            let interface = gateway
+                .interface(&service)
+                .await
+                .map_err(|fault| fault.to_string())?;
+            Ok(json(interface))
+        }))
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::{Fault, NodeName, ServiceName};
+use crate::{Fault, NodeName, ServiceName, UnixTime};
 
 /// Bytes of a request id.
 pub const REQUEST_ID: usize = 16;
@@ -103,12 +103,36 @@ pub enum Opened {
     Refused(#[n(0)] Fault),
 }
 
+/// A secret that the gateways of one domain share, and no other domain, host or hub: addresses for calls back are sealed
+/// under it.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SharedSecret {
+    /// By which it is named.
+    #[n(0)]
+    pub id: u32,
+    /// 256 random bits.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub secret: [u8; 32],
+    /// When it was made.
+    #[n(2)]
+    pub made: UnixTime,
+}
+
+impl std::fmt::Debug for SharedSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedSecret({:08x})", self.id)
+    }
+}
+
 /// Answer to [`Open::Renew`] and [`Open::Join`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Issued {
-    /// Leaf, issuer and root certificates (DER), in this order.
+    /// Leaf, issuer and root certificates (DER), in this order; and for gateways what those of the domain share.
     #[n(0)]
-    Chain(#[n(0)] Vec<minicbor::bytes::ByteVec>),
+    Chain(
+        #[n(0)] Vec<minicbor::bytes::ByteVec>,
+        #[n(1)] Option<Vec<SharedSecret>>,
+    ),
     /// Refused.
     #[n(1)]
     Refused(#[n(0)] Fault),

@@ -21,6 +21,6 @@ mod body;
 mod notice;
 mod slots;
 
-pub use body::{Body, BoxError, empty, full};
+pub use body::{Body, BoxError, collect, empty, full};
 pub use carrier::{BoxedCarrier, Carrier};
 pub use end_to_end::{EndToEnd, SessionError};

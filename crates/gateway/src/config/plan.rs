@@ -2,7 +2,9 @@
 
 use std::{collections::HashSet, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use hawser_proto::{HostName, ServiceId, ServiceName, control::MAX_DESCRIPTION, control::MAX_SERVICES};
+use hawser_proto::{
+    DomainName, HostName, ServiceId, ServiceName, control::MAX_DESCRIPTION, control::MAX_SERVICES,
+};
 use http::{Uri, uri::Authority, uri::PathAndQuery, uri::Scheme};
 use ipnet::IpNet;
 
@@ -10,8 +12,10 @@ use super::{
     CarrierConfig, ExportConfig, Forwarded, GatewayConfig, HealthConfig, HostHeader, ImportConfig,
     ImportProtocol, LimitsConfig, OriginVersion,
     broker::{self, BrokerPlan},
+    callbacks::{self, CallbacksPlan},
+    interface::{self, InterfacePlan},
 };
-use crate::{export::policy::Policy, front::target::Suffix};
+use crate::{callbacks::targets::Targets, export::policy::Policy, front::target::Suffix};
 
 /// What is wrong with a configuration: every complaint names its key and says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,11 +40,20 @@ pub struct GatewayPlan {
     pub front: FrontPlan,
     /// What is exported.
     pub exports: Vec<ExportPlan>,
+    /// How services may call their clients back.
+    pub callbacks: CallbacksPlan,
     /// The enterprise's side of the broker, if it runs here.
     pub broker: Option<BrokerPlan>,
 }
 
 impl GatewayPlan {
+    /// Where clients' calls are taken.
+    pub(crate) fn listening(&self) -> Vec<SocketAddr> {
+        let imports = self.front.imports.iter().map(|i| &i.listen);
+        let all = self.front.proxy.iter().chain(imports);
+        all.chain(&self.callbacks.listen).copied().collect()
+    }
+
     /// The names that are published, with the files of their certificates and keys.
     pub(crate) fn published(&self) -> Vec<(HostName, Option<(PathBuf, PathBuf)>)> {
         let broker = self.broker.iter();
@@ -75,6 +88,12 @@ pub struct FrontPlan {
     pub proxy: Vec<SocketAddr>,
     /// Who may use the web proxy.
     pub proxy_clients: Vec<IpNet>,
+    /// Hosts that are called by their own addresses, and the domain of each.
+    pub through: Vec<(Targets, DomainName)>,
+    /// Addresses for calls back alone.
+    pub callbacks: Vec<SocketAddr>,
+    /// Who may connect there.
+    pub callback_clients: Vec<IpNet>,
     /// Addresses that stand for one service.
     pub imports: Vec<ImportPlan>,
     /// What one client can take.
@@ -103,6 +122,8 @@ pub struct ExportPlan {
     pub origin: OriginPlan,
     /// For people.
     pub description: String,
+    /// What it says of itself, if that is registered.
+    pub interface: Option<InterfacePlan>,
     /// How its health is checked, if at all.
     pub health: Option<HealthPlan>,
     /// Who may do what.
@@ -137,7 +158,7 @@ pub enum OriginPlan {
 }
 
 /// Scheme and authority of a web service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OriginUrl {
     /// Whether to speak TLS.
     pub tls: bool,
@@ -241,6 +262,8 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
     let mut bad = Complaints::default();
     let mut seen = HashSet::new();
     let front = front(c, &mut seen, &mut bad);
+    let proxy = front.as_ref().map(|f| &*f.proxy).unwrap_or_default();
+    let callbacks = callbacks::check(&c.callbacks, proxy, &mut seen, &mut bad);
     let broker = c
         .broker
         .as_ref()
@@ -258,15 +281,20 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
     if c.state.as_os_str().is_empty() {
         bad.add("gateway.state", "is empty: expected a directory");
     }
-    match front {
-        Some(front) if bad.0.is_empty() => Ok(GatewayPlan {
-            state: c.state.clone(),
-            drain: c.drain,
-            certificate_life: c.certificate_life,
-            carriers,
-            front,
-            exports,
-            broker,
+    match front.zip(callbacks) {
+        Some((mut front, callbacks)) if bad.0.is_empty() => Ok({
+            front.callbacks.clone_from(&callbacks.listen);
+            front.callback_clients.clone_from(&callbacks.clients);
+            GatewayPlan {
+                state: c.state.clone(),
+                drain: c.drain,
+                certificate_life: c.certificate_life,
+                carriers,
+                front,
+                exports,
+                callbacks,
+                broker,
+            }
         }),
         _ => Err(ConfigError { complaints: bad.0 }),
     }
@@ -291,10 +319,20 @@ fn front(c: &GatewayConfig, seen: &mut HashSet<SocketAddr>, bad: &mut Complaints
         .filter_map(|(i, import)| one_import(i, import, seen, bad))
         .collect();
     limits(&c.limits, bad);
+    let mut through = Vec::new();
+    for (i, t) in c.proxy.iter().flat_map(|p| p.through.iter().enumerate()) {
+        let key = format!("gateway.proxy.through[{i}]");
+        let domain = bad.take(&format!("{key}.domain"), t.domain.parse::<DomainName>());
+        let hosts = callbacks::targets(&format!("{key}.hosts"), &t.hosts, bad);
+        through.extend(domain.map(|domain| (hosts, domain)));
+    }
     Some(FrontPlan {
         suffix: suffix?,
         forwarded: c.forwarded,
         proxy,
+        through,
+        callbacks: Vec::new(),
+        callback_clients: Vec::new(),
         proxy_clients: c.proxy.as_ref().map(|p| p.clients.clone()).unwrap_or_default(),
         imports,
         limits: c.limits.clone(),
@@ -411,6 +449,15 @@ fn exports(all: &[ExportConfig], bad: &mut Complaints) -> Vec<ExportPlan> {
         .filter_map(|(i, e)| one_export(i, e, bad))
         .collect();
     for plan in &plans {
+        if plan.name.is_callbacks() {
+            bad.add(
+                "gateway.export",
+                format_args!(
+                    "{} is the name of calls back to this domain: choose another",
+                    plan.name
+                ),
+            );
+        }
         if !names.insert(plan.name.clone()) {
             bad.add(
                 "gateway.export",
@@ -428,6 +475,15 @@ fn one_export(i: usize, c: &ExportConfig, bad: &mut Complaints) -> Option<Export
     let policy = bad.take(&format!("{key}.allow"), Policy::new(&c.allow));
     let health = match &c.health {
         Some(h) => Some(health(&format!("{key}.health"), h, c.tcp.is_some(), bad)?),
+        None => None,
+    };
+    let interface = match &c.interface {
+        Some(i) => Some(interface::check(
+            &format!("{key}.interface"),
+            i,
+            c.tcp.is_some(),
+            bad,
+        )?),
         None => None,
     };
     if c.description.len() > MAX_DESCRIPTION {
@@ -453,6 +509,7 @@ fn one_export(i: usize, c: &ExportConfig, bad: &mut Complaints) -> Option<Export
         name: name?,
         origin: origin?,
         description: c.description.clone(),
+        interface,
         health,
         policy: policy?,
         connect_timeout: c.connect_timeout,

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io,
+    net::IpAddr,
     path::Path,
     pin::Pin,
     sync::Arc,
@@ -120,6 +121,8 @@ pub async fn dial(host: &str, port: u16, wait: Duration) -> Result<TcpStream, Di
 #[derive(Clone)]
 pub struct Connector {
     url: OriginUrl,
+    /// Where the URL's host is, if it is not to be looked up.
+    at: Option<IpAddr>,
     wait: Duration,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
@@ -149,9 +152,10 @@ pub enum ConnectorError {
 }
 
 impl Connector {
-    /// Connections to `url`, in TLS offering `alpn`.
+    /// Connections to `url`, in TLS offering `alpn`; to its host at the address `at`, or wherever its name leads.
     pub fn new(
         url: &OriginUrl,
+        at: Option<IpAddr>,
         wait: Duration,
         ca: Option<&Path>,
         alpn: &[u8],
@@ -165,6 +169,7 @@ impl Connector {
         };
         Ok(Self {
             url: url.clone(),
+            at,
             wait,
             tls,
         })
@@ -172,7 +177,10 @@ impl Connector {
 
     /// One connection, TLS and all, within the time-out. Cancel safe.
     pub async fn connect(&self) -> Result<OriginStream, DialError> {
-        let tcp = dial(self.url.host(), self.url.port(), self.wait).await?;
+        let tcp = match self.at {
+            Some(at) => dial(&at.to_string(), self.url.port(), self.wait).await?,
+            None => dial(self.url.host(), self.url.port(), self.wait).await?,
+        };
         let Some((config, name)) = &self.tls else {
             return Ok(OriginStream::Plain(tcp));
         };

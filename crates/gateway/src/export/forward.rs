@@ -11,7 +11,12 @@ use http::{
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::{Context, Export, Kind, origin::OriginError, patience::Progress, upgrade};
+use super::{
+    Context, Export, Kind, interface,
+    origin::{Origin, OriginError},
+    patience::Progress,
+    upgrade,
+};
 use crate::{
     calls::Side,
     headers::{add_forwarded, remove_one_hop, remove_own},
@@ -45,21 +50,45 @@ pub(super) async fn serve(
         .plan
         .policy
         .request(&peer.domain, &method, request.uri().path(), request.headers())?;
+    if request.uri().path() == interface::PATH {
+        return described(export, origin, &request).await;
+    }
     let near = (wanted == Upgrade::WebSocket).then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     prepare(cx, peer, &mut parts);
+    if interface::may_ask_for_one(&parts.method, &parts.uri) {
+        interface::ask_in_plain(&mut parts.headers);
+    }
     if let Some(near) = near {
         return upgrade::serve(cx, origin, *response_timeout, near, parts, answered).await;
     }
     let progress = Progress::default();
     let body = progress.follow(cx.metrics.request_body(Side::Export, body));
-    let sent = origin.send(Request::from_parts(parts, body));
+    let mut request = Request::from_parts(parts, body);
+    if let Some(interface) = &export.interface {
+        request = interface.admit(origin, request).await?;
+    }
+    let sent = origin.send(request);
     let response = head(progress.wait(sent, *response_timeout).await, *response_timeout)?;
     Ok(pass(cx, response))
 }
 
+/// The service's registered description.
+async fn described(
+    export: &Export,
+    origin: &Origin,
+    request: &Request<Incoming>,
+) -> Result<Response<Body>, Fault> {
+    match (&export.interface, request.uri().authority()) {
+        (Some(interface), Some(authority)) if *request.method() == Method::GET => {
+            interface.serve(origin, authority).await
+        }
+        _ => Err(interface::none()),
+    }
+}
+
 /// What the origin sees of the request's headers.
-fn prepare(cx: &Context, peer: &NodeId, parts: &mut request::Parts) {
+pub(crate) fn prepare(cx: &Context, peer: &NodeId, parts: &mut request::Parts) {
     let host = parts
         .uri
         .authority()
@@ -98,7 +127,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// The head of the origin's answer, or the fault that stands for it.
-pub(super) fn head(
+pub(crate) fn head(
     answer: Option<Result<Response<Incoming>, OriginError>>,
     waited: std::time::Duration,
 ) -> Result<Response<Incoming>, Fault> {
@@ -118,7 +147,7 @@ pub(super) fn head(
 }
 
 /// The origin's answer, fit for the tunnel.
-pub(super) fn pass(cx: &Context, response: Response<Incoming>) -> Response<Body> {
+pub(crate) fn pass(cx: &Context, response: Response<Incoming>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     remove_one_hop(&mut parts.headers);
     remove_own(&mut parts.headers);

@@ -1,11 +1,12 @@
 //! What this gateway exports: policy, health, and forwarding to origins. Implements [`Exports`] for the tunnel's side.
 
 pub mod dial;
-mod forward;
+pub(crate) mod forward;
 pub mod health;
+pub mod interface;
 pub mod origin;
 pub mod path;
-mod patience;
+pub(crate) mod patience;
 pub mod policy;
 mod upgrade;
 
@@ -20,21 +21,24 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
+use hawser_callback::Report;
 use hawser_proto::{
     Fault, NodeId, Place, ServiceName,
     control::{Protocol, Registration},
     session::RequestId,
 };
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::{net::TcpStream, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     dial::{ConnectorError, dial},
+    interface::Interface,
     origin::Origin,
 };
 use crate::{
+    callbacks::{Callbacks, answers::Asked},
     calls::{Call, CallMetrics, Side},
     config::{ExportPlan, OriginPlan},
     headers::{Pseudonym, fresh_request_id, parse_request_id},
@@ -48,15 +52,16 @@ pub struct Exporter(Arc<Inner>);
 
 struct Inner {
     cx: Context,
+    callbacks: Callbacks,
     table: ArcSwap<BTreeMap<ServiceName, Arc<Export>>>,
     registrations: watch::Sender<Vec<Registration>>,
 }
 
 /// What calls need besides their export.
-struct Context {
-    own: NodeId,
+pub(crate) struct Context {
+    pub(crate) own: NodeId,
     pseudonym: Pseudonym,
-    metrics: CallMetrics,
+    pub(crate) metrics: CallMetrics,
     tasks: TaskTracker,
     /// Cuts the streams that outlive their answer's head.
     cut: CancellationToken,
@@ -65,6 +70,7 @@ struct Context {
 struct Export {
     plan: ExportPlan,
     kind: Kind,
+    interface: Option<Interface>,
     healthy: AtomicBool,
 }
 
@@ -81,17 +87,33 @@ enum Kind {
 
 /// Why an export cannot be served.
 #[derive(Debug, thiserror::Error)]
-#[error("export {name}: {source}")]
-pub struct ExportError {
-    /// Its name.
-    pub name: ServiceName,
-    /// Why.
-    pub source: ConnectorError,
+pub enum ExportError {
+    /// Its origin cannot be called.
+    #[error("export {name}: {source}")]
+    Origin {
+        /// Its name.
+        name: ServiceName,
+        /// Why.
+        source: ConnectorError,
+    },
+    /// Its description cannot be read.
+    #[error("export {name}: interface: {why}")]
+    Interface {
+        /// Its name.
+        name: ServiceName,
+        /// Why.
+        why: String,
+    },
 }
 
 impl Exporter {
     /// Exports `plans` as the gateway `own`. Must be called within a Tokio runtime.
-    pub fn start(own: NodeId, plans: &[ExportPlan], metrics: CallMetrics) -> Result<Self, ExportError> {
+    pub fn start(
+        own: NodeId,
+        plans: &[ExportPlan],
+        callbacks: Callbacks,
+        metrics: CallMetrics,
+    ) -> Result<Self, ExportError> {
         let pseudonym = Pseudonym::new(format!("export.{}.{}", own.name, own.domain));
         let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
         let exporter = Self(Arc::new(Inner {
@@ -102,6 +124,7 @@ impl Exporter {
                 tasks,
                 cut,
             },
+            callbacks,
             table: ArcSwap::default(),
             registrations: watch::Sender::new(Vec::new()),
         }));
@@ -164,7 +187,8 @@ impl Exporter {
 
 impl Inner {
     fn register(&self) {
-        let all: Vec<_> = self.table.load().values().map(|e| e.registration()).collect();
+        let mut all: Vec<_> = self.table.load().values().map(|e| e.registration()).collect();
+        all.extend(self.callbacks.is_on().then(back));
         self.registrations.send_if_modified(|now| {
             let changed = *now != all;
             *now = all;
@@ -196,6 +220,14 @@ impl Inner {
             request.method().clone(),
             what,
         );
+        if service.as_ref().is_some_and(ServiceName::is_callbacks) {
+            call.service(ServiceName::CALLBACKS);
+            let mut seen = Report::default();
+            let delivered = self.callbacks.deliver(&self.cx, &peer, request, &mut seen).await;
+            call.seen(&seen);
+            let response = delivered.unwrap_or_else(|fault| faulty(&fault, id, asker));
+            return call.follow(response, None);
+        }
         let export = match &service {
             Some(name) => self.export(name).ok_or_else(|| unknown(name)),
             None => Err(unnamed()),
@@ -205,20 +237,35 @@ impl Inner {
         }
         let call = Arc::new(Mutex::new(Some(call)));
         let answered = match export {
-            Ok(export) => forward::serve(&self.cx, &export, &peer, request, call.clone()).await,
+            Ok(export) => self.call(&export, &peer, request, call.clone()).await,
             Err(fault) => Err(fault),
         };
-        let response = answered.unwrap_or_else(|fault| {
-            let mut response = answer(&fault, id, asker);
-            response
-                .headers_mut()
-                .insert(FAULT, HeaderValue::from_static("1"));
-            response
-        });
+        let response = answered.unwrap_or_else(|fault| faulty(&fault, id, asker));
         match call.lock().ok().and_then(|mut call| call.take()) {
             Some(call) => call.follow(response, None),
             None => response,
         }
+    }
+
+    async fn call(
+        &self,
+        export: &Arc<Export>,
+        peer: &NodeId,
+        request: Request<Incoming>,
+        answered: upgrade::Answered,
+    ) -> Result<Response<Body>, Fault> {
+        let asked = Asked::by(request.headers(), request.uri());
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let response = forward::serve(&self.cx, export, peer, request, answered).await?;
+        let OriginPlan::Http { url, .. } = &export.plan.origin else {
+            return Ok(response);
+        };
+        let response = match method {
+            Method::GET => interface::served(url, &uri, response).await,
+            _ => response,
+        };
+        let service = (&export.plan.name, url);
+        Ok(self.callbacks.answered(service, peer, asked, response).await)
     }
 
     async fn tcp(
@@ -259,6 +306,10 @@ impl Exports for Exporter {
         Box::pin(self.0.clone().tcp(peer.clone(), service.clone(), request))
     }
 
+    fn base(&self) -> Option<String> {
+        self.0.callbacks.base()
+    }
+
     fn registrations(&self) -> watch::Receiver<Vec<Registration>> {
         self.0.registrations.subscribe()
     }
@@ -274,12 +325,11 @@ impl Export {
                 ca,
                 response_timeout,
             } => {
-                let origin = Origin::new(url, *version, *host, ca.as_deref(), plan.connect_timeout).map_err(
-                    |source| ExportError {
+                let origin = Origin::new(url, None, *version, *host, ca.as_deref(), plan.connect_timeout)
+                    .map_err(|source| ExportError::Origin {
                         name: plan.name.clone(),
                         source,
-                    },
-                )?;
+                    })?;
                 Kind::Http {
                     origin: Box::new(origin),
                     response_timeout: *response_timeout,
@@ -290,10 +340,16 @@ impl Export {
                 port: *port,
             },
         };
+        let interface = plan.interface.as_ref().map(Interface::new).transpose();
+        let interface = interface.map_err(|why| ExportError::Interface {
+            name: plan.name.clone(),
+            why,
+        })?;
         // What is checked is unhealthy until its first check, which runs at once.
         Ok(Self {
             plan: plan.clone(),
             kind,
+            interface,
             healthy: AtomicBool::new(plan.health.is_none()),
         })
     }
@@ -309,6 +365,24 @@ impl Export {
             description: self.plan.description.clone(),
         }
     }
+}
+
+/// Calls back, as hubs know them.
+fn back() -> Registration {
+    Registration {
+        name: ServiceName::callbacks(),
+        protocol: Protocol::Http,
+        healthy: true,
+        description: String::new(),
+    }
+}
+
+fn faulty(fault: &Fault, id: RequestId, asker: Asker) -> Response<Body> {
+    let mut response = answer(fault, id, asker);
+    response
+        .headers_mut()
+        .insert(FAULT, HeaderValue::from_static("1"));
+    response
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -4,7 +4,7 @@
 //! NTLM authenticates a connection over several requests; since each such request goes on a connection of its own here, it
 //! cannot succeed through a gateway. Negotiate with Kerberos takes one request and works.
 
-use std::{error::Error as _, io, time::Duration};
+use std::{error::Error as _, io, net::IpAddr, time::Duration};
 
 use hawser_proto::{Fault, Place};
 use http::{
@@ -92,16 +92,17 @@ impl OriginError {
 }
 
 impl Origin {
-    /// The origin at `url`; connects to nothing yet.
+    /// The origin at `url`, its host at the address `at` or wherever its name leads; connects to nothing yet.
     pub fn new(
         url: &OriginUrl,
+        at: Option<IpAddr>,
         version: OriginVersion,
         host: HostHeader,
         ca: Option<&std::path::Path>,
         connect_timeout: Duration,
     ) -> Result<Self, ConnectorError> {
-        let one = Connector::new(url, connect_timeout, ca, b"http/1.1")?;
-        let two = Connector::new(url, connect_timeout, ca, b"h2")?;
+        let one = Connector::new(url, at, connect_timeout, ca, b"http/1.1")?;
+        let two = Connector::new(url, at, connect_timeout, ca, b"h2")?;
         let pool = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)

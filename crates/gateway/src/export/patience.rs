@@ -17,11 +17,11 @@ use crate::seam::Body;
 
 /// Counts the frames of a request's body.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress(Arc<AtomicU64>);
+pub(crate) struct Progress(Arc<AtomicU64>);
 
 impl Progress {
     /// `body`, counted.
-    pub(super) fn follow(&self, body: Body) -> Body {
+    pub(crate) fn follow(&self, body: Body) -> Body {
         if http_body::Body::is_end_stream(&body) {
             return body;
         }
@@ -34,7 +34,7 @@ impl Progress {
     }
 
     /// The outcome of `answer`, or none when neither it nor the body moved for `wait`.
-    pub(super) async fn wait<T>(&self, answer: impl Future<Output = T>, wait: Duration) -> Option<T> {
+    pub(crate) async fn wait<T>(&self, answer: impl Future<Output = T>, wait: Duration) -> Option<T> {
         let mut answer = pin!(answer);
         loop {
             let before = self.0.load(Ordering::Relaxed);

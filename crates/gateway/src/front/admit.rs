@@ -1,7 +1,7 @@
 //! What a client's request is for, and whether it is fit to be passed on. Everything odd is refused here, before anything
 //! is sent into the tunnel.
 
-use hawser_proto::{Fault, Place, ServiceId};
+use hawser_proto::{DomainName, Fault, Place, ServiceId, ServiceName};
 use http::{
     HeaderValue, Method, Request, Version,
     header::{CONTENT_LENGTH, HOST, MAX_FORWARDS, TRANSFER_ENCODING},
@@ -10,13 +10,18 @@ use http::{
 use hyper::ext::Protocol;
 
 use super::target::{Destination, Elsewhere, Suffix};
-use crate::headers::Pseudonym;
+use crate::{
+    callbacks::{path, targets::Targets},
+    headers::Pseudonym,
+};
 
 /// By which door a request came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Door {
-    /// The web proxy: the request names its service.
+    /// The web proxy: the request names its service, or is a call back.
     Proxy,
+    /// An address for calls back alone.
+    Callbacks,
     /// An import, or a tunnel that CONNECT opened: the service is known.
     Service {
         /// Which.
@@ -33,6 +38,8 @@ pub(super) struct Admitted {
     pub(super) service: ServiceId,
     /// The host that the client used.
     pub(super) authority: Authority,
+    /// The service is called by the address of one of its domain's hosts.
+    pub(super) open: bool,
     /// What is wanted.
     pub(super) want: Want,
 }
@@ -52,6 +59,7 @@ pub(super) enum Want {
 #[derive(Debug)]
 pub(super) struct Rules<'a> {
     pub(super) suffix: &'a Suffix,
+    pub(super) through: &'a [(Targets, DomainName)],
     pub(super) pseudonym: &'a Pseudonym,
     pub(super) uri_bytes: usize,
 }
@@ -62,18 +70,20 @@ impl Rules<'_> {
         self.form(request)?;
         let tunnel = *request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none();
         let authority = authority(request, door)?;
-        let service = self.service(door, &authority)?;
+        let (service, open) = self.service(door, &authority, request.uri().path())?;
         if self.pseudonym.is_in(request.headers()) {
             return Err(looped());
         }
         let want = match (tunnel, door) {
+            (true, Door::Proxy) if open => return Err(no_open_tunnel()),
             (true, Door::Proxy) => Want::Tunnel,
-            (true, Door::Service { .. }) => return Err(no_tunnel()),
+            (true, Door::Service { .. } | Door::Callbacks) => return Err(no_tunnel()),
             (false, _) => forwards(request)?,
         };
         Ok(Admitted {
             service,
             authority,
+            open,
             want,
         })
     }
@@ -119,7 +129,7 @@ impl Rules<'_> {
         Ok(())
     }
 
-    fn service(&self, door: &Door, authority: &Authority) -> Result<ServiceId, Fault> {
+    fn service(&self, door: &Door, authority: &Authority, path: &str) -> Result<(ServiceId, bool), Fault> {
         let named = self.suffix.destination(authority);
         match (door, named) {
             (
@@ -134,14 +144,26 @@ impl Rules<'_> {
                 format!("the tunnel leads to {service}, the request is for {other}"),
                 "open a tunnel (CONNECT) of its own for it",
             )),
-            (Door::Service { service, .. }, _) => Ok(service.clone()),
-            (Door::Proxy, Destination::Service(service)) => Ok(service),
+            (Door::Service { service, .. }, _) => Ok((service.clone(), false)),
+            // Whatever name this gateway is called by; a service's own paths are its own.
+            (Door::Proxy | Door::Callbacks, Destination::Elsewhere(_)) if path::is_one(path) => {
+                path::service(path).map(|s| (s, false)).ok_or_else(no_callback)
+            }
+            (Door::Callbacks, _) => Err(no_callback()),
+            (Door::Proxy, Destination::Service(service)) => Ok((service, false)),
             (Door::Proxy, Destination::NoService(name)) => Err(self.no_service(&name)),
             (Door::Proxy, Destination::Elsewhere(host)) => self.elsewhere(&host, Elsewhere::default()),
         }
     }
 
-    fn elsewhere(&self, host: &Authority, what: Elsewhere) -> Result<ServiceId, Fault> {
+    fn elsewhere(&self, host: &Authority, what: Elsewhere) -> Result<(ServiceId, bool), Fault> {
+        let port = host.port_u16().unwrap_or(80);
+        let bare = host.host().trim_start_matches('[').trim_end_matches(']');
+        if let Some((_, domain)) = self.through.iter().find(|(hosts, _)| hosts.lists(bare, port)) {
+            let domain = domain.clone();
+            let name = ServiceName::callbacks();
+            return Ok((ServiceId { name, domain }, true));
+        }
         match what {
             Elsewhere::Refuse => Err(refuse(
                 403,
@@ -266,6 +288,24 @@ fn no_host() -> Fault {
         "host-missing",
         "the request names no host: this is a proxy, and got a path alone",
         "give the client this address as its HTTP proxy (http_proxy), or send a Host under the suffix",
+    )
+}
+
+fn no_open_tunnel() -> Fault {
+    refuse(
+        405,
+        "connect-refused",
+        "hosts of other domains are called by http:// through this proxy, not by CONNECT",
+        "call the host by http://; the tunnel encrypts end to end",
+    )
+}
+
+fn no_callback() -> Fault {
+    refuse(
+        404,
+        "callback-unknown",
+        "the path is no address for calls back",
+        "call the address as it stood in the message, and append to it only",
     )
 }
 

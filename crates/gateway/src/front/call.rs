@@ -37,6 +37,7 @@ pub(super) async fn answer(cx: &Arc<Connection>, mut request: Request<Incoming>)
     let plan = shared.plan.load_full();
     let rules = Rules {
         suffix: &plan.suffix,
+        through: &plan.through,
         pseudonym: &shared.pseudonym,
         uri_bytes: plan.limits.uri_bytes,
     };

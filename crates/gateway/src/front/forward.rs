@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hawser_proto::{Fault, Place, ServiceId, session::RequestId};
 use http::{
-    HeaderName, Request, Response, Uri, Version,
+    HeaderName, HeaderValue, Request, Response, Uri, Version,
     header::{FORWARDED, HOST},
     request,
     uri::{PathAndQuery, Scheme},
@@ -13,9 +13,10 @@ use hyper::body::Incoming;
 
 use super::{admit::Admitted, call::Outcome, serve::Connection};
 use crate::{
+    callbacks::leaving::Leaving,
     calls::{Call, Side},
     headers::{forwarded, remove_claims, remove_one_hop, remove_own, value},
-    seam::{Body, REQUEST_ID, SERVICE, SendError},
+    seam::{Body, OPEN, REQUEST_ID, SERVICE, SendError},
 };
 
 /// How often a request is given to a gateway at most, the first time included. Only a request of which nothing was sent is
@@ -34,7 +35,21 @@ pub(super) async fn send(
     prepare(cx, &admitted, &mut parts, id)?;
     parts.extensions.clear();
     let body = cx.shared.metrics.request_body(Side::Client, body);
-    let mut response = through(cx, &admitted.service, Request::from_parts(parts, body)).await?;
+    let leaving = Leaving {
+        service: &admitted.service,
+        client: cx.client.ip(),
+        suffix: &cx.shared.plan.load().suffix.clone(),
+    };
+    let request = Request::from_parts(parts, body);
+    let (request, report) = cx
+        .shared
+        .callbacks
+        .leaving(&cx.shared.links, leaving, request)
+        .await?;
+    if let Some(call) = call {
+        call.seen(&report);
+    }
+    let mut response = through(cx, &admitted.service, request).await?;
     pass(cx, &mut response);
     Ok(Outcome::Answer(response))
 }
@@ -82,6 +97,9 @@ pub(super) fn prepare(
     cx.shared.pseudonym.add(headers, parts.version);
     headers.insert(HeaderName::from_static(SERVICE), value(&admitted.service.name));
     headers.insert(HeaderName::from_static(REQUEST_ID), value(id));
+    if admitted.open {
+        headers.insert(HeaderName::from_static(OPEN), HeaderValue::from_static("1"));
+    }
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
     uri.scheme = Some(Scheme::HTTP);
     uri.authority = Some(admitted.authority.clone());

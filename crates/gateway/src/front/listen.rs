@@ -46,6 +46,8 @@ pub(super) struct Job {
 pub(super) enum Purpose {
     /// The web proxy.
     Proxy,
+    /// Calls back alone.
+    Callbacks,
     /// One service.
     Import(ServiceId, ImportProtocol),
 }
@@ -171,6 +173,7 @@ async fn connection(
     let drain = shared.drain.clone();
     let (door, service) = match &job.purpose {
         Purpose::Proxy => (Door::Proxy, None),
+        Purpose::Callbacks => (Door::Callbacks, None),
         Purpose::Import(service, protocol) => {
             let known = shared.links.routes().protocol(service);
             match (protocol, known) {

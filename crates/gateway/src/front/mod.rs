@@ -23,7 +23,7 @@ use hawser_proto::NodeId;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::listen::{Bound, Job, Listening, Purpose};
-use crate::{calls::CallMetrics, config::FrontPlan, headers::Pseudonym, seam::Links};
+use crate::{callbacks::Callbacks, calls::CallMetrics, config::FrontPlan, headers::Pseudonym, seam::Links};
 
 /// The addresses that clients use. Cheap to clone; lives until drained.
 #[derive(Clone)]
@@ -38,6 +38,7 @@ struct Inner {
 /// What every connection needs.
 struct Shared {
     links: Links,
+    callbacks: Callbacks,
     pseudonym: Pseudonym,
     metrics: CallMetrics,
     plan: ArcSwap<FrontPlan>,
@@ -69,11 +70,13 @@ impl Front {
         own: &NodeId,
         plan: &FrontPlan,
         links: Links,
+        callbacks: Callbacks,
         metrics: CallMetrics,
     ) -> Result<Self, FrontError> {
         let front = Self(Arc::new(Inner {
             shared: Arc::new(Shared {
                 links,
+                callbacks,
                 pseudonym: Pseudonym::new(format!("{}.{}", own.name, own.domain)),
                 metrics,
                 plan: ArcSwap::from_pointee(plan.clone()),
@@ -169,6 +172,13 @@ fn jobs(plan: &FrontPlan) -> BTreeMap<Key, (&'static str, Job)> {
         };
         (*a, ("gateway.proxy.listen", job))
     });
+    let callbacks = plan.callbacks.iter().map(|a| {
+        let job = Job {
+            purpose: Purpose::Callbacks,
+            clients: plan.callback_clients.clone(),
+        };
+        (*a, ("gateway.callbacks.listen", job))
+    });
     let imports = plan.imports.iter().map(|i| {
         let purpose = Purpose::Import(i.service.clone(), i.protocol);
         (
@@ -183,7 +193,7 @@ fn jobs(plan: &FrontPlan) -> BTreeMap<Key, (&'static str, Job)> {
         )
     });
     let mut jobs = BTreeMap::new();
-    for (address, job) in proxy.chain(imports) {
+    for (address, job) in proxy.chain(callbacks).chain(imports) {
         let number = jobs.range((address, 0)..=(address, usize::MAX)).count();
         jobs.insert((address, number), job);
     }

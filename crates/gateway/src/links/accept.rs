@@ -216,7 +216,7 @@ impl Acceptor {
             }
             Open::Renew { request } => {
                 self.count("renew");
-                let answer = self.issuing.renew(&peer, &request);
+                let answer = self.issuing.renew(&peer, &request).await;
                 within(session.write_frame(&answer)).await??;
                 session.close().await;
             }
@@ -234,7 +234,7 @@ impl Acceptor {
         let from = peer.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let answer = match internal::is_internal(&request) {
-                true => internal::answer(from.clone(), keeper.clone(), request),
+                true => internal::answer(from.clone(), keeper.clone(), exports.base(), request),
                 false => exports.http(&from, request),
             };
             async move { Ok::<_, Infallible>(answer.await) }

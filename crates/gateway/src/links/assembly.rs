@@ -45,6 +45,7 @@ use super::{
     visits::Visits,
 };
 use crate::{
+    callbacks::keys::Keys,
     ingress::Ingress,
     seam::{Exports, Links},
 };
@@ -218,6 +219,7 @@ impl Assembly {
             trust: trust.clone(),
             issuing: issuing.clone(),
             dialler,
+            keys: Keys::new(&store),
             renewed,
             metrics,
         };

@@ -4,7 +4,10 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hawser_proto::{NodeId, frame::MAX_FRAME};
-use hawser_session::http::{HttpSession, INTERNAL, PING_PATH, Slot};
+use hawser_session::{
+    collect,
+    http::{HttpSession, INTERNAL, PING_PATH, Slot},
+};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{ETAG, IF_NONE_MATCH},
@@ -17,11 +20,21 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::trust::Keeper;
-use crate::seam::{Body, SERVICE};
+use crate::{
+    config::OriginUrl,
+    seam::{Body, SERVICE},
+};
 
 /// Where revocation lists are taken in (POST: 204, or 422 when it is not a good one), and where those of the gateway's own
 /// domain are to be had (GET: a CBOR array of byte strings with an entity tag, or 304).
 pub(crate) const REVOCATIONS_PATH: &str = "/revocations";
+/// Where it is to be had (GET) where services of the gateway's domain call back: 200 with `http://HOST:PORT`, or 204 if they
+/// cannot.
+pub(crate) const BASE_PATH: &str = "/callbacks";
+/// Longest base that is taken, in bytes.
+const MAX_BASE: usize = 512;
+/// Longest wait for it.
+const BASE_WAIT: Duration = Duration::from_secs(5);
 /// Longest entity tag that is kept.
 const MAX_TAG: usize = 64;
 /// Longest wait for a list to come in, and for one to be taken.
@@ -36,6 +49,7 @@ pub(crate) fn is_internal<B>(request: &Request<B>) -> bool {
 pub(crate) fn answer<B>(
     peer: NodeId,
     keeper: Keeper,
+    base: Option<String>,
     request: Request<B>,
 ) -> BoxFuture<'static, Response<Body>>
 where
@@ -45,6 +59,10 @@ where
     Box::pin(async move {
         match (request.method(), request.uri().path()) {
             (&Method::GET, PING_PATH) => status(StatusCode::NO_CONTENT),
+            (&Method::GET, BASE_PATH) => match base {
+                Some(base) => Response::new(hawser_session::full(base)),
+                None => status(StatusCode::NO_CONTENT),
+            },
             (&Method::GET, REVOCATIONS_PATH) => own_lists(&keeper.own_lists(), request.headers()),
             (&Method::POST, REVOCATIONS_PATH) => {
                 let list = Limited::new(request.into_body(), MAX_FRAME).collect();
@@ -87,6 +105,26 @@ pub(crate) async fn ask(session: HttpSession, known: Option<String>) -> Option<(
     Some((tag, lists.into_iter().map(Into::into).collect()))
 }
 
+/// Asks where services of the peer's domain call back. `None` is no answer, `Some(None)` that they cannot.
+pub(crate) async fn base(slot: Slot) -> Option<Option<String>> {
+    let request = Request::get(format!("http://{INTERNAL}{BASE_PATH}"))
+        .body(hawser_session::empty())
+        .ok()?;
+    let answer = async {
+        let response = slot.send(request).await.ok()?;
+        let status = response.status();
+        Some((status, collect(response.into_body(), MAX_BASE).await.ok()?))
+    };
+    let (status, body) = timeout(BASE_WAIT, answer).await.ok()??;
+    if status != StatusCode::OK {
+        // One that does not know the question knows no calls back.
+        return Some(None);
+    }
+    let base = std::str::from_utf8(&body).ok()?;
+    let good = base.parse::<OriginUrl>().is_ok();
+    Some(good.then(|| base.to_owned()))
+}
+
 /// Entity tag and body of an answer, if it is one with lists.
 async fn answered(slot: Slot, request: Request<Body>) -> Option<(String, Vec<u8>)> {
     let response = slot.send(request).await.ok()?;
@@ -94,15 +132,8 @@ async fn answered(slot: Slot, request: Request<Body>) -> Option<(String, Vec<u8>
     if response.status() != StatusCode::OK || tag.len() > MAX_TAG {
         return None;
     }
-    let (mut body, mut bytes) = (response.into_body(), Vec::new());
-    while let Some(frame) = body.frame().await {
-        let data = frame.ok()?.into_data().unwrap_or_default();
-        if bytes.len() + data.len() > MAX_FRAME {
-            return None;
-        }
-        bytes.extend_from_slice(&data);
-    }
-    Some((tag, bytes))
+    let lists = collect(response.into_body(), MAX_FRAME).await.ok()?;
+    Some((tag, lists.to_vec()))
 }
 
 fn own_lists(lists: &[Vec<u8>], asked: &HeaderMap) -> Response<Body> {

@@ -22,6 +22,7 @@ use super::{
     metrics::{Metrics, Outcome},
     records::{self, IssuedRecord, TokenRecord, hex, issued_key},
 };
+use crate::callbacks::keys::Keys;
 
 /// When an issuer that cannot be renewed here begins to be a matter of concern.
 pub(crate) const CONCERN: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -33,6 +34,7 @@ pub(crate) struct Issuing {
     trust: SharedTrust,
     tokens: Bucket<TokenRecord>,
     issued: Bucket<IssuedRecord>,
+    keys: Keys,
     /// Seconds that a new certificate is good for.
     life: AtomicU64,
     metrics: Metrics,
@@ -74,6 +76,7 @@ impl Issuing {
             trust,
             tokens: store.bucket(records::TOKENS),
             issued: store.bucket(records::ISSUED),
+            keys: Keys::new(store),
             life: AtomicU64::new(life.as_secs()),
             metrics,
         })
@@ -121,11 +124,12 @@ impl Issuing {
         })?;
         Ok(Issued::Chain(
             chain.into_iter().map(|der| der.to_vec().into()).collect(),
+            None,
         ))
     }
 
     /// Answers a node that has proved its old certificate.
-    pub(crate) fn renew(&self, peer: &NodeId, request: &[u8]) -> Issued {
+    pub(crate) async fn renew(&self, peer: &NodeId, request: &[u8]) -> Issued {
         let own = self
             .issuer
             .load()
@@ -139,12 +143,26 @@ impl Issuing {
         match result {
             Ok(issued) => {
                 info!(node = %peer, "renewed a certificate");
-                issued
+                self.sharing(issued, peer.role).await
             }
             Err(fault) => {
                 warn!(node = %peer, %fault, "refused to renew a certificate");
                 Issued::Refused(fault)
             }
+        }
+    }
+
+    /// With what the gateways of the domain share.
+    async fn sharing(&self, issued: Issued, role: Role) -> Issued {
+        match (issued, role) {
+            (Issued::Chain(chain, _), Role::Gateway) => match self.keys.share().await {
+                Ok(shared) => Issued::Chain(chain, Some(shared)),
+                Err(error) => {
+                    warn!(%error, "cannot read the keys for calls back");
+                    Issued::Chain(chain, None)
+                }
+            },
+            (issued, _) => issued,
         }
     }
 
@@ -258,7 +276,7 @@ impl Issuing {
         }
         let by = issuer.id().name.to_string();
         match self.issued.create(&name, &IssuedRecord { at: now, by }).await {
-            Ok(_) => Ok(issued),
+            Ok(_) => Ok(self.sharing(issued, id.role).await),
             Err(StoreError::Exists { .. }) => Err(taken(join.name)),
             Err(e) => Err(store_failed(&e)),
         }

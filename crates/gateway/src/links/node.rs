@@ -17,6 +17,8 @@ use serde::Serialize;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{debug, info};
 
+use crate::callbacks::keys::Keys;
+
 use super::{
     asking::AskError,
     assembly::{LinksError, follow},
@@ -141,6 +143,7 @@ impl Node {
             trust: trust.clone(),
             issuing,
             dialler: Arc::new(dialler),
+            keys: Keys::new(&store),
             renewed,
             metrics,
         };

@@ -16,7 +16,7 @@ use hawser_proto::{
 };
 use hawser_session::{
     EndToEnd, SessionError,
-    http::{Class, HttpSession},
+    http::{Class, HttpSession, Slot},
 };
 use tokio::time::timeout;
 use tracing::debug;
@@ -35,6 +35,8 @@ use super::{
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a peer that failed is asked only when there is no other.
 const AVOID: Duration = Duration::from_secs(2);
+/// How long its word is taken for where services of its domain call back.
+const BASE_LIFE: Duration = Duration::from_secs(30);
 /// Added to the load of a peer that failed lately.
 const PENALTY: usize = 1 << 20;
 
@@ -54,6 +56,8 @@ pub(crate) struct Peer {
     told: AtomicU64,
     /// Entity tag of the revocation lists that it was last heard of.
     heard: Mutex<Option<String>>,
+    /// Where services of its domain call back, and when it said so.
+    base: Mutex<Option<(Instant, Option<Arc<str>>)>>,
 }
 
 struct WarmSession {
@@ -90,6 +94,7 @@ impl Peer {
             avoid: AtomicU64::new(0),
             told: AtomicU64::new(0),
             heard: Mutex::default(),
+            base: Mutex::default(),
         }
     }
 
@@ -167,6 +172,22 @@ impl Peer {
             }
         }
         *self.heard() = Some(tag);
+    }
+
+    /// Where services of its domain call back, if it said so lately.
+    pub(crate) fn known_base(&self) -> Option<Option<Arc<str>>> {
+        let base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
+        base.as_ref()
+            .filter(|(when, _)| when.elapsed() < BASE_LIFE)
+            .map(|(_, base)| base.clone())
+    }
+
+    /// Asks it where services of its domain call back.
+    pub(crate) async fn base(&self, slot: Slot) -> Option<Arc<str>> {
+        // No answer is no knowledge, and so not kept.
+        let base = internal::base(slot).await?.map(Arc::from);
+        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), base.clone()));
+        base
     }
 
     /// Open sessions: for requests, and warm ones.

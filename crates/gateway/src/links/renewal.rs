@@ -13,6 +13,7 @@ use hawser_proto::{
     frame::MAX_FRAME_UNPROVED,
     session::{Issued, Open},
 };
+use hawser_store::StoreError;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -26,6 +27,7 @@ use super::{
     metrics::{Metrics, Outcome},
     sessions::Dialler,
 };
+use crate::callbacks::keys::Keys;
 
 /// Certificates begin this long before they are issued, for clocks that are slow.
 const BACKDATE: Duration = Duration::from_secs(60);
@@ -43,6 +45,7 @@ pub(crate) struct Renewal {
     pub(crate) trust: SharedTrust,
     pub(crate) issuing: Arc<Issuing>,
     pub(crate) dialler: Arc<Dialler>,
+    pub(crate) keys: Keys,
     /// Told of each new certificate.
     pub(crate) renewed: watch::Sender<u64>,
     pub(crate) metrics: Metrics,
@@ -60,6 +63,9 @@ enum RenewalError {
     /// Keys or certificates.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// What came with it cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The issuer gave a certificate that is of no use.
     #[error("the issuer gave {0}")]
     Useless(String),
@@ -120,7 +126,10 @@ impl Renewal {
             None => self.ask(request).await?,
         };
         let chain = match issued {
-            Issued::Chain(chain) => chain,
+            Issued::Chain(chain, shared) => {
+                self.keys.merge(shared.unwrap_or_default()).await?;
+                chain
+            }
             Issued::Refused(fault) => return Err(fault.into()),
         };
         let chain: Vec<_> = chain

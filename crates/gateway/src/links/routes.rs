@@ -188,8 +188,8 @@ impl Routes {
 
     /// All services, for people's eyes.
     pub fn view(&self) -> Vec<ServiceView> {
-        self.services
-            .iter()
+        let called = self.services.iter().filter(|(id, _)| !id.name.is_callbacks());
+        called
             .map(|(id, service)| ServiceView {
                 service: id.clone(),
                 protocol: service.protocol,

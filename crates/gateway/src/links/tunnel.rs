@@ -154,6 +154,19 @@ impl Tunnel {
         Err(last)
     }
 
+    /// Where services of the domain of `service` call back.
+    async fn base(&self, service: &ServiceId) -> Result<Option<Arc<str>>, Fault> {
+        let routes = self.hubs.routes();
+        let known = self.candidates(&routes, service, Protocol::Http)?;
+        for candidate in known {
+            if let Some(base) = self.peer(&candidate.node).known_base() {
+                return Ok(base);
+            }
+        }
+        let Placed { peer, slot, .. } = self.place(service, None).await?;
+        Ok(peer.base(slot).await)
+    }
+
     fn candidates<'a>(
         &self,
         routes: &'a Routes,
@@ -314,6 +327,10 @@ impl Calls for Caller {
 
     fn routes(&self) -> Arc<Routes> {
         self.0.hubs.routes()
+    }
+
+    fn base<'a>(&'a self, service: &'a ServiceId) -> BoxFuture<'a, Result<Option<Arc<str>>, Fault>> {
+        Box::pin(self.0.base(service))
     }
 }
 

@@ -132,6 +132,7 @@ pub async fn hub(dir: &Path, allow: &[(&str, &str)]) -> (Hub, HubConfig) {
                 from: from.to_string(),
                 to: to.to_string(),
                 services: vec!["*".into()],
+                callbacks: true,
             })
             .collect(),
         publish: Vec::new(),

@@ -23,6 +23,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hawser_gateway::{
+    callbacks::Callbacks,
     calls::CallMetrics,
     config::GatewayConfig,
     export::Exporter,
@@ -86,8 +87,13 @@ impl World {
         let plan = config(front, export).check().unwrap();
         let mut registry = Registry::default();
         let metrics = CallMetrics::register(&mut registry);
-        let exporter =
-            Exporter::start(node("spiffe://beta/gateway/gw2"), &plan.exports, metrics.clone()).unwrap();
+        let exporter = Exporter::start(
+            node("spiffe://beta/gateway/gw2"),
+            &plan.exports,
+            Callbacks::off(node("spiffe://beta/gateway/gw2")),
+            metrics.clone(),
+        )
+        .unwrap();
         let registered = exporter.registrations().borrow().clone();
         let services = registered.iter().map(|r| {
             let id: ServiceId = format!("{}.beta", r.name).parse().unwrap();
@@ -110,7 +116,14 @@ impl World {
             leases: AtomicUsize::new(0),
         });
         let links = Links::new(fake.clone());
-        let front = Front::start(&node("spiffe://acme/gateway/gw1"), &plan.front, links, metrics).unwrap();
+        let front = Front::start(
+            &node("spiffe://acme/gateway/gw1"),
+            &plan.front,
+            links,
+            Callbacks::off(node("spiffe://acme/gateway/gw1")),
+            metrics,
+        )
+        .unwrap();
         Self {
             front,
             exporter,

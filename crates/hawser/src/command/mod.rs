@@ -1,11 +1,14 @@
 //! One module for each command.
 
+mod asking;
+mod callbacks;
 mod check;
 mod completions;
 mod device;
 mod doctor;
 mod domain;
 mod hub;
+mod inspect;
 mod join;
 mod man;
 mod people;
@@ -43,7 +46,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Domain(command) => small(domain::run(config, command)),
         Command::Token(command) => small(token::run(config, command)),
         Command::Join(args) => small(join::run(config, args)),
-        Command::Services { filter, output } => small(services::run(config, filter.as_deref(), output)),
+        Command::Services(args) => small(services::run(config, args)),
+        Command::Callbacks(command) => small(callbacks::run(config, command)),
+        Command::Inspect(args) => small(inspect::run(config, args)),
         Command::Status { output } => small(status::run(config, output)),
         Command::Check { output } => check::run(config, output),
         Command::Doctor { output, timeout } => small(doctor::run(config, output, timeout)),

@@ -2,30 +2,90 @@
 
 use std::path::Path;
 
-use anyhow::bail;
-use serde_json::Value;
+use hawser_proto::ServiceId;
+use serde_json::{Value, json};
 
-use super::status::directories;
-use crate::{admin, cli::Output, failure::NothingRuns, table::Table, terminal};
+use super::asking;
+use crate::{
+    cli::{
+        Output,
+        calls::{ServicesArgs, ServicesCommand},
+    },
+    table::Table,
+    terminal,
+};
 
-pub(super) async fn run(config: &Path, filter: Option<&str>, output: Output) -> anyhow::Result<()> {
-    let Some((_, directory)) = directories(config)?
+pub(super) async fn run(config: &Path, args: ServicesArgs) -> anyhow::Result<()> {
+    match args.command {
+        Some(ServicesCommand::Show { service, output }) => show(config, &service, output).await,
+        Some(ServicesCommand::Describe { service }) => {
+            let interface = interface(config, &service).await?;
+            terminal::print(text(&interface, "text"))
+        }
+        None => list(config, args.filter.as_deref(), args.output).await,
+    }
+}
+
+/// A service's description and what it says in short.
+async fn interface(config: &Path, service: &ServiceId) -> anyhow::Result<Value> {
+    asking::order(config, "/interface", &json!({ "service": service })).await
+}
+
+async fn show(config: &Path, service: &ServiceId, output: Output) -> anyhow::Result<()> {
+    let interface = interface(config, service).await?;
+    let summary = interface.get("summary").cloned().unwrap_or_default();
+    if output.json {
+        return terminal::print_json(&summary);
+    }
+    let title = [
+        text(&summary, "title"),
+        text(&summary, "version"),
+        text(&summary, "kind"),
+    ];
+    let title = title
+        .iter()
+        .filter(|t| !t.is_empty())
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ");
+    let mut shown = format!("{service}: {title}\n");
+    for key in ["endpoints", "imports"] {
+        let all: Vec<_> = summary
+            .get(key)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        if !all.is_empty() {
+            shown += &format!("{key}: {}\n", all.join(" "));
+        }
+    }
+    let mut table = Table::new(["OPERATION", "METHOD", "PATH", "ANSWER"]);
+    for o in summary
+        .get("operations")
+        .and_then(Value::as_array)
         .into_iter()
-        .find(|(name, _)| *name == "gateway")
-    else {
-        bail!(
-            "{} has no [gateway] table, and services are what gateways call; see `hawser status`",
-            config.display()
-        );
-    };
-    let Some(answer) = admin::ask(&directory, "/services").await? else {
-        return Err(NothingRuns(format!(
-            "no gateway runs on {}; start it with `hawser run -c {}`",
-            directory.display(),
-            config.display()
-        ))
-        .into());
-    };
+        .flatten()
+    {
+        let is = |key| o.get(key) == Some(&Value::Bool(true));
+        let answer = match (is("callback"), is("one_way")) {
+            (true, _) => "calls its client",
+            (false, true) => "none, or later",
+            (false, false) => "",
+        };
+        table.row([
+            text(o, "name").into(),
+            text(o, "method").into(),
+            text(o, "path").into(),
+            answer.into(),
+        ]);
+    }
+    terminal::print(&format!("{shown}{table}"))
+}
+
+async fn list(config: &Path, filter: Option<&str>, output: Output) -> anyhow::Result<()> {
+    let answer = asking::gateway(config, "/services").await?;
     let wanted = |service: &&Value| {
         filter
             .is_none_or(|f| text(service, "service").contains(f) || text(service, "description").contains(f))

@@ -1,0 +1,171 @@
+//! An answer on its way back to the clients' domain: addresses in it that the client is to call, such as that of a subscription's
+//! manager, are replaced.
+
+use std::{net::IpAddr, sync::Arc};
+
+use hawser_callback::{Address, Direction, Grant, Place as Found, Plan, Replace, Secrets, Verdict};
+use hawser_proto::{DomainName, NodeId, ServiceId, ServiceName, UnixTime};
+use http::{HeaderMap, HeaderValue, Response, uri::Authority};
+use tracing::{info, warn};
+
+use super::{
+    Callbacks, edit, path,
+    targets::{Pin, Targets},
+};
+use crate::{
+    config::OriginUrl,
+    seam::{BASE, Body},
+};
+
+/// What an answer's addresses are judged by.
+pub(crate) struct Asked {
+    /// Where services of the calling domain call back.
+    base: Option<String>,
+    /// The host that the client used.
+    authority: Option<Authority>,
+}
+
+impl Asked {
+    /// By the request's head, before the gateways' own headers are taken off.
+    pub(crate) fn by(headers: &HeaderMap, uri: &http::Uri) -> Self {
+        let base = headers.get(BASE).and_then(|v: &HeaderValue| v.to_str().ok());
+        Self {
+            base: base.filter(|b| b.parse::<OriginUrl>().is_ok()).map(str::to_owned),
+            authority: uri.authority().cloned(),
+        }
+    }
+}
+
+impl Callbacks {
+    /// The answer of the exported service `name`, fit for the domain of `peer`. What cannot be looked through passes as it is: the
+    /// service has done its work.
+    pub(crate) async fn answered(
+        &self,
+        (name, origin): (&ServiceName, &OriginUrl),
+        peer: &NodeId,
+        asked: Asked,
+        response: Response<Body>,
+    ) -> Response<Body> {
+        let service = ServiceId {
+            name: name.clone(),
+            domain: self.0.own.domain.clone(),
+        };
+        let Some(rule) = self.rule(&service) else {
+            return response;
+        };
+        let (mut parts, body) = response.into_parts();
+        let editor = match edit::plan(&rule.rules, Direction::Response, &parts.headers, &body) {
+            Plan::Edit(editor) => editor,
+            Plan::Untouched | Plan::Refuse(_) => return Response::from_parts(parts, body),
+        };
+        let plan = self.0.plan.load();
+        let answerer = Answerer {
+            secrets: self.0.secrets.load_full(),
+            targets: plan.targets.clone(),
+            more: rule.targets.clone(),
+            own: self.0.own.domain.clone(),
+            peer: peer.domain.clone(),
+            origin: origin.clone(),
+            expires: UnixTime::now().plus(plan.expire),
+            service,
+            asked,
+        };
+        let before = parts.headers.clone();
+        match edit::through(editor, Box::new(answerer), &mut parts.headers, body).await {
+            Ok((body, _)) => Response::from_parts(parts, body),
+            Err(error) => {
+                warn!(%name, %error, "a service's answer cannot be looked through, and breaks off");
+                parts.headers = before;
+                Response::from_parts(parts, broken(error))
+            }
+        }
+    }
+}
+
+fn broken(error: edit::EditError) -> Body {
+    use http_body_util::{BodyExt, StreamBody};
+    let error: crate::seam::BoxError = error.into();
+    StreamBody::new(futures_util::stream::iter([Err::<
+        http_body::Frame<bytes::Bytes>,
+        _,
+    >(error)]))
+    .boxed_unsync()
+}
+
+/// Replaces the addresses of one answer.
+struct Answerer {
+    secrets: Arc<Secrets>,
+    targets: Targets,
+    more: Targets,
+    own: DomainName,
+    peer: DomainName,
+    service: ServiceId,
+    origin: OriginUrl,
+    expires: UnixTime,
+    asked: Asked,
+}
+
+impl Answerer {
+    /// The service itself, under the name by which the client knows it.
+    fn by_name(&self, address: &Address) -> Option<String> {
+        let authority = self.asked.authority.as_ref()?;
+        let same_host = address.host().eq_ignore_ascii_case(self.origin.host());
+        let itself =
+            (same_host && address.port() == self.origin.port()) || address.authority() == authority.as_str();
+        itself.then(|| format!("http://{authority}{}", address.path_and_query()))
+    }
+
+    /// Another address of the same host, or one that an operator listed.
+    fn pin(&self, address: &Address) -> Result<Option<IpAddr>, String> {
+        let own = self.origin.host();
+        let ip = own.parse::<IpAddr>().ok();
+        if ip.is_none() && address.host().eq_ignore_ascii_case(own) {
+            return Ok(None);
+        }
+        // No client: what is not the service's own host must be listed.
+        let service = ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        match self.targets.judge(&self.more, address, service) {
+            Ok(Pin::To(ip)) => Ok(Some(ip)),
+            Ok(Pin::Resolve) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl Replace for Answerer {
+    fn replace(&mut self, place: &Found, original: &str) -> Verdict {
+        let Ok(address) = original.parse::<Address>() else {
+            return Verdict::Keep;
+        };
+        if *place == Found::To {
+            return Verdict::Keep;
+        }
+        if let Some(named) = self.by_name(&address) {
+            return if named == original {
+                Verdict::Keep
+            } else {
+                Verdict::With(named)
+            };
+        }
+        let Some(base) = &self.asked.base else {
+            return Verdict::Keep;
+        };
+        let pin = match self.pin(&address) {
+            Ok(pin) => pin,
+            Err(why) => {
+                info!(service = %self.service, %place, why, "an address in an answer stays as it is");
+                return Verdict::Keep;
+            }
+        };
+        let grant = Grant::new(
+            address,
+            Some(self.service.clone()),
+            self.peer.clone(),
+            self.expires.0,
+        );
+        match grant.and_then(|grant| self.secrets.seal(&Grant { pin, ..grant })) {
+            Ok(capability) => Verdict::With(path::address(base, &self.own, &capability)),
+            Err(_) => Verdict::Keep,
+        }
+    }
+}

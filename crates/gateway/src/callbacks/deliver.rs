@@ -1,0 +1,336 @@
+//! A call back that has come to the clients' domain: its capability is opened, and the original address called.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
+
+use hawser_callback::{
+    Address, AddressError, CapabilityError, Direction, Grant, Overflow, Place as Found, Plan, Replace,
+    Report, Rules, Verdict,
+};
+use hawser_proto::{Fault, NodeId, Place, UnixTime};
+use http::{HeaderMap, Request, Response, Uri, uri::Scheme};
+use hyper::body::Incoming;
+use tokio::{net::lookup_host, time::timeout};
+use tracing::debug;
+
+use super::{Callbacks, edit, path, targets::Targets};
+use crate::{
+    calls::Side,
+    config::{CallbacksPlan, HostHeader, OriginUrl, OriginVersion},
+    export::{Context, forward, origin::Origin, patience::Progress},
+    seam::{Body, OPEN},
+};
+
+/// Most addresses to whom connections are kept.
+const MAX_ORIGINS: usize = 256;
+
+/// Connections with those who are called back, by address and where that leads.
+#[derive(Default)]
+pub(super) struct Origins(HashMap<(OriginUrl, IpAddr), (Arc<Origin>, Instant)>);
+
+impl Origins {
+    fn get(&mut self, key: (OriginUrl, IpAddr), plan: &CallbacksPlan) -> Result<Arc<Origin>, Fault> {
+        if let Some((origin, used)) = self.0.get_mut(&key) {
+            *used = Instant::now();
+            return Ok(origin.clone());
+        }
+        let made = Origin::new(
+            &key.0,
+            Some(key.1),
+            OriginVersion::Auto,
+            HostHeader::Origin,
+            plan.ca.as_deref(),
+            plan.connect_timeout,
+        );
+        let origin = Arc::new(made.map_err(|e| unreachable(e.to_string()))?);
+        if self.0.len() >= MAX_ORIGINS {
+            let oldest = self
+                .0
+                .iter()
+                .min_by_key(|(_, (_, used))| *used)
+                .map(|(key, _)| key.clone());
+            oldest.and_then(|key| self.0.remove(&key));
+        }
+        self.0.insert(key, (origin.clone(), Instant::now()));
+        Ok(origin)
+    }
+}
+
+impl Callbacks {
+    /// Delivers a call back that the proved gateway `peer` passed on; what was seen in it goes to `seen`.
+    pub(crate) async fn deliver(
+        &self,
+        cx: &Context,
+        peer: &NodeId,
+        request: Request<Incoming>,
+        seen: &mut Report,
+    ) -> Result<Response<Body>, Fault> {
+        let plan = self.0.plan.load_full();
+        if !plan.enabled {
+            return Err(refused(
+                403,
+                "callbacks-off",
+                "calls back to this domain are turned off",
+                "set enabled = true in [gateway.callbacks]",
+            ));
+        }
+        let called = match request.headers().contains_key(OPEN) {
+            true => self.open(&plan, peer, request.uri())?,
+            false => self.sealed(&plan, peer, request.uri())?,
+        };
+        let url = origin_url(&called.address)?;
+        let ip = self.find(&plan, &called, &url).await?;
+        debug!(%peer, to = %url, sealed = called.capability.is_some(), "delivering a call back");
+        let origin = {
+            let mut origins = self.0.origins.lock().unwrap_or_else(PoisonError::into_inner);
+            origins.get((url, ip), &plan)?
+        };
+        let (mut parts, body) = request.into_parts();
+        forward::prepare(cx, peer, &mut parts);
+        parts.uri = uri(&called.address)?;
+        let progress = Progress::default();
+        let body = cx.metrics.request_body(Side::Export, body);
+        let (body, report) = restored(&mut parts.headers, body, called).await?;
+        *seen = report;
+        let sent = origin.send(Request::from_parts(parts, progress.follow(body)));
+        let wait = plan.response_timeout;
+        let response = forward::head(progress.wait(sent, wait).await, wait)?;
+        Ok(forward::pass(cx, response))
+    }
+
+    /// An address that was sealed here.
+    fn sealed(&self, plan: &CallbacksPlan, peer: &NodeId, uri: &Uri) -> Result<Called, Fault> {
+        let (sealed, appended) = path::capability(uri.path(), &self.0.own.domain).ok_or_else(malformed)?;
+        let secrets = self.0.secrets.load();
+        let grant = secrets
+            .open(sealed, &peer.domain, UnixTime::now().0)
+            .map_err(|e| not_opened(&e))?;
+        let more = grant.caller.as_ref().map(|s| plan.rule(s).targets);
+        Ok(Called {
+            address: join(&grant, appended, uri.query())?,
+            pin: grant.pin,
+            more: more.unwrap_or_default(),
+            capability: Some(sealed.to_owned()),
+        })
+    }
+
+    /// An address as it is, which an operator opened to the peer's domain.
+    fn open(&self, plan: &CallbacksPlan, peer: &NodeId, uri: &Uri) -> Result<Called, Fault> {
+        let address = format!(
+            "http://{}{}",
+            uri.authority().map_or("", |a| a.as_str()),
+            uri.path()
+        );
+        let address = match uri.query() {
+            Some(query) => format!("{address}?{query}"),
+            None => address,
+        };
+        let address: Address = address.parse().map_err(|e: AddressError| {
+            refused(
+                400,
+                "callback-path-refused",
+                &e.to_string(),
+                "call a plain http:// address",
+            )
+        })?;
+        let to_peer = plan
+            .open
+            .iter()
+            .filter(|(domains, _)| domains.contains(&peer.domain));
+        let opened = to_peer
+            .map(|(_, targets)| targets)
+            .find(|t| t.lists(address.host(), address.port()));
+        let Some(targets) = opened else {
+            return Err(refused(
+                403,
+                "address-not-open",
+                &format!(
+                    "{} is not open to services of {}",
+                    address.authority(),
+                    peer.domain
+                ),
+                "list it in a [[gateway.callbacks.open]] of the called domain's gateway",
+            ));
+        };
+        // A name is resolved when it is called, and held against the same list.
+        let ip = address.host().parse::<IpAddr>().ok();
+        Ok(Called {
+            pin: ip,
+            address,
+            more: targets.clone(),
+            capability: None,
+        })
+    }
+
+    /// Where the host is: pinned when the address was sealed, or a listed name that is resolved now.
+    async fn find(&self, plan: &CallbacksPlan, called: &Called, url: &OriginUrl) -> Result<IpAddr, Fault> {
+        let ip = match called.pin {
+            Some(ip) => ip,
+            None => {
+                let found = timeout(
+                    plan.connect_timeout,
+                    lookup_host((url.host().to_owned(), url.port())),
+                )
+                .await;
+                let found = found.map_err(|_| unreachable("its name was not resolved in time".into()))?;
+                let mut found = found.map_err(|e| unreachable(format!("its name leads nowhere: {e}")))?;
+                let good = found.find(|a| plan.targets.resolved(&called.more, a.ip(), a.port()));
+                good.ok_or_else(near)?.ip()
+            }
+        };
+        if self.listens(SocketAddr::new(ip, url.port())) {
+            return Err(near());
+        }
+        Ok(ip)
+    }
+
+    /// Whether an address is one on which this gateway takes clients' calls: a call back to it could do what the client may,
+    /// and the caller may not.
+    fn listens(&self, address: SocketAddr) -> bool {
+        let listening = self.0.listening.load();
+        listening.iter().any(|own| {
+            let here = || TcpListener::bind((address.ip(), 0)).is_ok();
+            own.port() == address.port()
+                && (own.ip() == address.ip() || (own.ip().is_unspecified() && here()))
+        })
+    }
+}
+
+/// What is called.
+struct Called {
+    address: Address,
+    /// Where its host is, unless it is a listed name.
+    pin: Option<IpAddr>,
+    /// What its name may lead to, besides what the plan says.
+    more: Targets,
+    /// What stands for it in messages.
+    capability: Option<String>,
+}
+
+/// The message with `wsa:To` as the one who is called back knows itself.
+async fn restored(headers: &mut HeaderMap, body: Body, called: Called) -> Result<(Body, Report), Fault> {
+    let rules = Rules {
+        overflow: Overflow::Pass,
+        ..Rules::default()
+    };
+    let Plan::Edit(editor) = edit::plan(&rules, Direction::Request, headers, &body) else {
+        return Ok((body, Report::default()));
+    };
+    let to = To {
+        capability: called.capability,
+        original: called.address.as_str().to_owned(),
+    };
+    let restored = edit::through(editor, Box::new(to), headers, body).await;
+    restored.map_err(|e| {
+        refused(
+            400,
+            "callback-malformed",
+            &e.to_string(),
+            "see what the service sends",
+        )
+    })
+}
+
+/// Puts the original address back where the message says whom it is for.
+struct To {
+    capability: Option<String>,
+    original: String,
+}
+
+impl Replace for To {
+    fn replace(&mut self, place: &Found, original: &str) -> Verdict {
+        let mine = self.capability.as_ref().is_some_and(|c| original.contains(c));
+        if *place == Found::To && mine {
+            Verdict::With(self.original.clone())
+        } else {
+            Verdict::Keep
+        }
+    }
+}
+
+/// The original address with what the service appended.
+fn join(grant: &Grant, path: &str, query: Option<&str>) -> Result<Address, Fault> {
+    let appended = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    grant.original.join(&appended).map_err(|e| {
+        refused(
+            400,
+            "callback-path-refused",
+            &e.to_string(),
+            "append plain segments and a query to the address, or nothing",
+        )
+    })
+}
+
+fn origin_url(address: &Address) -> Result<OriginUrl, Fault> {
+    let scheme = if address.is_tls() {
+        Scheme::HTTPS
+    } else {
+        Scheme::HTTP
+    };
+    format!("{scheme}://{}", address.authority())
+        .parse()
+        .map_err(|e: String| unreachable(e))
+}
+
+/// As the origin's sender wants it: the scheme of clear text, since the origin knows its own.
+fn uri(address: &Address) -> Result<Uri, Fault> {
+    Uri::builder()
+        .scheme(Scheme::HTTP)
+        .authority(address.authority())
+        .path_and_query(address.path_and_query())
+        .build()
+        .map_err(|e| unreachable(e.to_string()))
+}
+
+fn refused(status: u16, code: &str, detail: &str, advice: &str) -> Fault {
+    Fault::new(Place::ServerGateway, status, code, detail, advice)
+}
+
+fn malformed() -> Fault {
+    refused(
+        404,
+        "callback-unknown",
+        "the path is no address for calls back to this domain",
+        "call the address as it stood in the message, and append to it only",
+    )
+}
+
+fn not_opened(error: &CapabilityError) -> Fault {
+    let status = if matches!(error, CapabilityError::Expired { .. }) {
+        410
+    } else {
+        403
+    };
+    refused(
+        status,
+        "callback-refused",
+        &error.to_string(),
+        "take the address from a newer message of the client",
+    )
+}
+
+fn near() -> Fault {
+    refused(
+        403,
+        "callback-target-refused",
+        "the address leads to the gateway itself, its host or its link",
+        "if that is meant, list it as IP:PORT under `targets` in [gateway.callbacks]",
+    )
+}
+
+fn unreachable(why: String) -> Fault {
+    Fault::new(
+        Place::Origin,
+        502,
+        "callback-unreachable",
+        format!("the client cannot be called back: {why}"),
+        "is the address that it named right, and reachable from its gateway?",
+    )
+}

@@ -1,0 +1,128 @@
+//! Calls back: a service in one domain reaches the addresses that its clients in another named in their messages.
+//!
+//! On the way out ([`leaving`]) an address in a message becomes one at the gateway of the service's domain, which holds the
+//! original sealed under a secret that the clients' gateways share ([`keys`]). A service that calls it reaches its own gateway
+//! ([`path`] is how that knows), whose call comes to the clients' domain under a reserved name and is delivered there ([`deliver`]). Answers
+//! are treated alike ([`answers`]). What an address may lead to is for [`targets`]; what is found in messages, and how, for the
+//! crate `hawser-callback`.
+
+pub(crate) mod answers;
+mod deliver;
+mod edit;
+pub(crate) mod keys;
+pub(crate) mod leaving;
+pub(crate) mod path;
+pub mod targets;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use arc_swap::ArcSwap;
+use hawser_callback::Secrets;
+use hawser_proto::{NodeId, ServiceId};
+use hawser_store::{Store, StoreError};
+use http::HeaderValue;
+use tracing::warn;
+
+pub use keys::rotate;
+
+use self::{deliver::Origins, keys::Keys};
+use crate::config::{CallbackMode, CallbackRule, CallbacksPlan, GatewayPlan};
+
+/// Calls back through one gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Callbacks(Arc<Inner>);
+
+struct Inner {
+    own: NodeId,
+    plan: ArcSwap<CallbacksPlan>,
+    secrets: ArcSwap<Secrets>,
+    origins: Mutex<Origins>,
+    /// Where this gateway takes clients' calls.
+    listening: ArcSwap<Vec<SocketAddr>>,
+}
+
+impl Callbacks {
+    /// As planned, with the keys in `store`. Must be called within a Tokio runtime.
+    pub(crate) async fn start(own: NodeId, plan: &GatewayPlan, store: &Store) -> Result<Self, StoreError> {
+        let keys = Keys::new(store);
+        let callbacks = Self(Arc::new(Inner {
+            own,
+            plan: ArcSwap::from_pointee(plan.callbacks.clone()),
+            secrets: ArcSwap::from_pointee(keys.load().await?),
+            origins: Mutex::default(),
+            listening: ArcSwap::from_pointee(plan.listening()),
+        }));
+        tokio::spawn(follow(Arc::downgrade(&callbacks.0), keys, store.clone()));
+        Ok(callbacks)
+    }
+
+    /// None: messages pass as they are, and nobody is called back.
+    pub fn off(own: NodeId) -> Self {
+        let plan = CallbacksPlan {
+            enabled: false,
+            ..CallbacksPlan::default()
+        };
+        Self(Arc::new(Inner {
+            own,
+            plan: ArcSwap::from_pointee(plan),
+            secrets: ArcSwap::from_pointee(Secrets::new(Vec::new())),
+            origins: Mutex::default(),
+            listening: ArcSwap::default(),
+        }))
+    }
+
+    /// As planned from now on.
+    pub(crate) fn reload(&self, plan: &GatewayPlan) {
+        self.0.listening.store(Arc::new(plan.listening()));
+        let mut origins = self.0.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.0.plan.swap(Arc::new(plan.callbacks.clone()));
+        if *before != plan.callbacks {
+            *origins = Origins::default();
+        }
+    }
+
+    /// Whether calls back to clients here are taken.
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.plan.load().enabled
+    }
+
+    /// Where services of this domain call back, if they can.
+    pub(crate) fn base(&self) -> Option<String> {
+        let plan = self.0.plan.load();
+        plan.base
+            .as_ref()
+            .filter(|_| plan.enabled)
+            .map(ToString::to_string)
+    }
+
+    fn base_header(&self) -> Option<HeaderValue> {
+        HeaderValue::try_from(self.base()?).ok()
+    }
+
+    /// What is done with messages to `service`, if anything.
+    fn rule(&self, service: &ServiceId) -> Option<CallbackRule> {
+        let plan = self.0.plan.load();
+        Some(plan.rule(service)).filter(|rule| plan.enabled && rule.mode != CallbackMode::Off)
+    }
+}
+
+/// Takes keys in as they come: with certificates, and from `hawser callbacks rotate`.
+async fn follow(callbacks: Weak<Inner>, keys: Keys, store: Store) {
+    let mut changed = store.watch();
+    while changed.changed().await.is_ok() {
+        let Some(inner) = callbacks.upgrade() else { return };
+        match keys.load().await {
+            Ok(secrets) => inner.secrets.store(Arc::new(secrets)),
+            Err(error) => warn!(%error, "cannot read the keys for calls back; those known stay in use"),
+        }
+    }
+}
+
+impl std::fmt::Debug for Callbacks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Callbacks")
+    }
+}

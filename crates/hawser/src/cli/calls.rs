@@ -1,0 +1,85 @@
+//! What there is to type about calls: those under way and done, and calls back.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueHint};
+use hawser_proto::ServiceId;
+
+use super::{GatewayState, Output};
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ServicesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<ServicesCommand>,
+    /// Only services whose name or description contains this.
+    pub(crate) filter: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServicesCommand {
+    /// Shows what a service's registered description says: addresses, operations, calls back.
+    Show {
+        /// The service.
+        #[arg(value_name = "NAME.DOMAIN")]
+        service: ServiceId,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Prints a service's registered description, WSDL or OpenAPI, with addresses that work here.
+    Describe {
+        /// The service.
+        #[arg(value_name = "NAME.DOMAIN")]
+        service: ServiceId,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Only exchanges of services whose name contains this.
+    pub(crate) service: Option<String>,
+    /// Only the last so many.
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    pub(crate) last: usize,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CallbacksCommand {
+    /// Shows what becomes of a recorded request or answer on its way to another domain, without sending anything.
+    #[command(after_help = "\
+FILE holds an HTTP/1.1 message as it is sent: request line or status line, headers, an empty line, body; \"-\" is standard input.
+The rules are those of the configuration for the service that --service or the Host header names. What is shown in the place of
+an address stands for one that is sealed when the message is really sent.
+
+Examples:
+  hawser callbacks test subscribe.http
+  curl -s --trace-ascii - ... | hawser callbacks test --service orders.beta --client 10.0.0.7 -")]
+    Test {
+        /// The message.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// The service it is for. Default: the one that its Host header names.
+        #[arg(long, value_name = "NAME.DOMAIN")]
+        service: Option<ServiceId>,
+        /// The client that sends it, whose own address may be called back. Default: none, so that only listed targets may.
+        #[arg(long, value_name = "IP")]
+        client: Option<std::net::IpAddr>,
+        /// Print the whole message as it would leave, and nothing else.
+        #[arg(long, conflicts_with = "json")]
+        raw: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Makes a fresh secret under which addresses for calls back are sealed.
+    #[command(after_help = "\
+Needed when the old one may be known to somebody. Run it on the gateway that issues the domain's certificates: the others get
+the secret with their next certificate, and it seals after a day. What older ones sealed is good until it expires.")]
+    Rotate {
+        #[command(flatten)]
+        state: GatewayState,
+    },
+}
