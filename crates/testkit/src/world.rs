@@ -91,6 +91,7 @@ pub struct Spec {
     squid: bool,
     hub_services: Vec<String>,
     gateway_lines: String,
+    gateway_tables: String,
     hub_lines: String,
 }
 
@@ -103,6 +104,7 @@ impl Spec {
             squid: false,
             hub_services: vec!["*".into()],
             gateway_lines: String::new(),
+            gateway_tables: String::new(),
             hub_lines: String::new(),
         }
     }
@@ -129,6 +131,13 @@ impl Spec {
     pub fn gateway_lines(mut self, lines: &str) -> Self {
         self.gateway_lines += lines;
         self.gateway_lines.push('\n');
+        self
+    }
+
+    /// More tables for every gateway.
+    pub fn gateway_tables(mut self, text: &str) -> Self {
+        self.gateway_tables += text;
+        self.gateway_tables.push('\n');
         self
     }
 
@@ -212,7 +221,7 @@ impl Spec {
                 s.more
             );
         }
-        text
+        text + &self.gateway_tables
     }
 }
 

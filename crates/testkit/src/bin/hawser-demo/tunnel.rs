@@ -14,6 +14,7 @@ use hawser_testkit::{
     capture::Capture,
     hawser, memory,
     origin::{HttpOrigin, RawOrigin, raw::Manner},
+    parties::orders::{self, Stack},
     world::{DOMAINS, PROXY_PORT, Service, Spec, Way, World},
 };
 
@@ -28,6 +29,11 @@ const WEB_PORT: u16 = 8080;
 const WEB_IMPORT: u16 = 9001;
 const TCP_PORT: u16 = 8081;
 const TCP_IMPORT: u16 = 9002;
+const ORDERS: &str = "orders";
+const ORDERS_PORT: u16 = 8082;
+const ORDERS_IMPORT: u16 = 9003;
+/// Where the client of the orders listens for their answers.
+const LISTENER: u16 = 9100;
 
 /// What runs while the visitor tries it.
 pub(crate) struct Tunnel {
@@ -38,11 +44,12 @@ pub(crate) struct Tunnel {
 
 /// Builds it and proves its claims.
 pub(crate) fn show(claims: &mut Claims) -> Result<Tunnel> {
-    need(&["ip", "curl", "setpriv"])?;
+    need(&["ip", "curl", "setpriv", "soapcpp2", "gcc"])?;
     claims.section("The tunnel: two firewalled domains, a hub between them that is blind")?;
     let services = [
         Service::http(WEB, WEB_PORT).imported(WEB_IMPORT),
         Service::tcp("echo", TCP_PORT).imported(TCP_IMPORT),
+        Service::http(ORDERS, ORDERS_PORT).imported(ORDERS_IMPORT),
     ];
     let world = Spec::new(services).start().context("the setup")?;
     let apps = || world.sites.domains.iter().map(|d| &d.app);
@@ -54,6 +61,7 @@ pub(crate) fn show(claims: &mut Claims) -> Result<Tunnel> {
         .collect::<Result<_>>()?;
     map(&world, claims);
     calls(&world, claims)?;
+    calls_back(&world, claims)?;
     if world.sites.are_namespaces() {
         firewalls(&world, claims)?;
     } else {
@@ -119,6 +127,48 @@ fn calls(world: &World, claims: &mut Claims) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// A SOAP client and a SOAP service as gSOAP generates them, unmodified: the answer comes later, to the client's own address.
+fn calls_back(world: &World, claims: &mut Claims) -> Result<()> {
+    let way = world.ways()[0];
+    let (from, to) = (DOMAINS[way.from], DOMAINS[way.to]);
+    let claim = format!("a service of {to} answers a client in {from} later, at the client's own address");
+    claims.claim(&claim, || {
+        let (origin, listener) = (way.server().at(ORDERS_PORT), way.client().at(LISTENER));
+        let mut server = orders::server(Stack::Gsoap, way.server(), origin, None, world.dir())?;
+        let service = format!("http://{}", way.import(ORDERS_IMPORT));
+        let mut client = orders::client(Stack::Gsoap, way.client(), &service, listener, None, world.dir())?;
+        client.tell("place soap11 bolt 40")?;
+        let target = orders::answers_to("soap11", "bolt");
+        let answer = client.wait_for("answer", |h| h.text("target") == target)?;
+        let request = server.wait_for("request", |h| h.text("message_id") == answer.text("relates_to"))?;
+        let own = format!("http://{listener}{target}");
+        ensure!(
+            answer.text("to") == own,
+            "the client was called {}",
+            answer.text("to")
+        );
+        let (seen, base) = (request.text("reply_to"), "/.hawser/cb/");
+        ensure!(
+            seen.contains(base) && !seen.contains(&listener.to_string()),
+            "the service saw {seen}"
+        );
+        client.stop()?;
+        server.stop()?;
+        Ok(vec![
+            format!("the client (gSOAP, WS-Addressing) names {own}"),
+            format!(
+                "the service is told      {}…",
+                seen.chars().take(80).collect::<String>()
+            ),
+            format!(
+                "it answers there; the client hears {:?}, which relates to its {}",
+                answer.text("said"),
+                answer.text("relates_to")
+            ),
+        ])
+    })
 }
 
 fn echo(at: SocketAddr) -> Result<String> {

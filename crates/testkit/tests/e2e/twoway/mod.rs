@@ -5,6 +5,7 @@ mod alarms;
 mod direct;
 mod orders;
 mod parcels;
+mod tunnel;
 mod webhooks;
 
 use std::{net::SocketAddr, path::Path};
