@@ -93,18 +93,18 @@ impl Callbacks {
 }
 
 /// Seals the addresses of one request.
-struct Sealer {
-    secrets: Arc<Secrets>,
-    targets: Targets,
-    more: Targets,
-    own: DomainName,
-    peer: DomainName,
-    service: ServiceId,
-    client: IpAddr,
-    suffix: Suffix,
-    keep: bool,
-    expires: UnixTime,
-    base: Arc<str>,
+pub(super) struct Sealer {
+    pub(super) secrets: Arc<Secrets>,
+    pub(super) targets: Targets,
+    pub(super) more: Targets,
+    pub(super) own: DomainName,
+    pub(super) peer: DomainName,
+    pub(super) service: ServiceId,
+    pub(super) client: IpAddr,
+    pub(super) suffix: Suffix,
+    pub(super) keep: bool,
+    pub(super) expires: UnixTime,
+    pub(super) base: Arc<str>,
 }
 
 impl Replace for Sealer {

@@ -12,6 +12,7 @@ mod edit;
 pub(crate) mod keys;
 pub(crate) mod leaving;
 pub(crate) mod path;
+pub mod preview;
 pub mod targets;
 
 use std::{

@@ -1,0 +1,114 @@
+//! What becomes of a recorded message by a configuration, without a running gateway: the same rules and the same judgement, and an
+//! example in the place of each address.
+
+use std::net::IpAddr;
+
+use hawser_callback::{
+    Direction, Grant, Place, Replace, Secret, Secrets, Verdict,
+    recorded::{Account, Recorded},
+};
+use hawser_proto::{DomainName, ServiceId, UnixTime};
+use http::{header::HOST, uri::Authority};
+
+use super::leaving::Sealer;
+use crate::{
+    config::{CallbackMode, GatewayPlan},
+    front::target::Destination,
+};
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub enum PreviewError {
+    /// The message does not say for which service it is.
+    #[error(
+        "the message's Host names no service under .{0}: say which one it is for by --service NAME.DOMAIN"
+    )]
+    NoService(String),
+    /// Calls back are off.
+    #[error(
+        "calls back are off: enabled = false in [gateway.callbacks], or mode = \"off\" in the rule for {0}"
+    )]
+    Off(ServiceId),
+    /// A capability could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] hawser_callback::CapabilityError),
+}
+
+/// Where calls back are supposed to be taken in the examples.
+const BASE: &str = "http://gateway.example:3128";
+
+/// What becomes of `message` for a service (else for the one that it names), sent by `client`, as it leaves the domain `own`.
+pub fn preview(
+    plan: &GatewayPlan,
+    own: DomainName,
+    service: Option<ServiceId>,
+    client: Option<IpAddr>,
+    message: &Recorded,
+) -> Result<(ServiceId, Account), PreviewError> {
+    let suffix = plan.front.suffix.clone();
+    let named = || {
+        let host = message
+            .headers
+            .get(HOST)?
+            .to_str()
+            .ok()?
+            .parse::<Authority>()
+            .ok()?;
+        match suffix.destination(&host) {
+            Destination::Service(service) => Some(service),
+            _ => None,
+        }
+    };
+    let service = service
+        .or_else(named)
+        .ok_or_else(|| PreviewError::NoService(suffix.to_string()))?;
+    let rule = plan.callbacks.rule(&service);
+    if !plan.callbacks.enabled || rule.mode == CallbackMode::Off {
+        return Err(PreviewError::Off(service));
+    }
+    let secrets = Secrets::new(vec![Secret::random()?]);
+    let sealer = Sealer {
+        secrets: secrets.into(),
+        targets: plan.callbacks.targets.clone(),
+        more: rule.targets.clone(),
+        own,
+        peer: service.domain.clone(),
+        service: service.clone(),
+        // An address that is nobody's: then only what is listed passes.
+        client: client.unwrap_or(IpAddr::from([0, 0, 0, 0])),
+        suffix,
+        keep: rule.mode == CallbackMode::Keep,
+        expires: UnixTime::now().plus(plan.callbacks.expire),
+        base: BASE.into(),
+    };
+    let mut example = Example {
+        sealer,
+        to_service: message.direction == Direction::Request,
+    };
+    let account = message.account(&rule.rules, &mut example);
+    Ok((service, account))
+}
+
+/// Answers are judged by the gateway that knows the service; what is shown of them is where addresses stand.
+struct Example {
+    sealer: Sealer,
+    to_service: bool,
+}
+
+impl Replace for Example {
+    fn replace(&mut self, place: &Place, original: &str) -> Verdict {
+        if self.to_service {
+            return self.sealer.replace(place, original);
+        }
+        let sealed = original.parse().ok().and_then(|address| {
+            let grant = Grant::new(address, None, self.sealer.peer.clone(), self.sealer.expires.0).ok()?;
+            self.sealer.secrets.seal(&grant).ok()
+        });
+        match sealed {
+            Some(sealed) if *place != Place::To => {
+                Verdict::With(super::path::address(BASE, &self.sealer.own, &sealed))
+            }
+            _ => Verdict::Keep,
+        }
+    }
+}
