@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hawser_callback::{Direction, Editor, Plan, Refusal, Replace, Report, Rules};
+use hawser_callback::{DIGESTS, Direction, Editor, Plan, Refusal, Replace, Report, Rules};
 use http::{
     HeaderMap, HeaderValue,
     header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
@@ -90,6 +90,12 @@ pub(super) async fn through(
         None => headers.remove(CONTENT_LENGTH),
     };
     let report = editor.report().clone();
+    if report.changed() {
+        // They speak of the bytes that were there.
+        for digest in &DIGESTS {
+            headers.remove(digest);
+        }
+    }
     if !ended && editor.settled().is_none() {
         edited.editing = Some((editor, replace));
     }

@@ -123,8 +123,8 @@ impl Replace for Sealer {
         let pin = match self.targets.judge(&self.more, &address, self.client) {
             Ok(Pin::To(ip)) => Some(ip),
             Ok(Pin::Resolve) => None,
-            // `From` says who, and need not be reachable.
-            Err(_) if *place == Found::From => return Verdict::Keep,
+            // `From` says who, and need not be reachable; other endpoint references may well be somebody else's.
+            Err(_) if matches!(place, Found::From | Found::Endpoint(_)) => return Verdict::Keep,
             Err(error) => return Verdict::Refuse(error.to_string()),
         };
         let grant = Grant::new(
