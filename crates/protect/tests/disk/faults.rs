@@ -2,8 +2,7 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -14,41 +13,9 @@ use std::{
 
 use hawser_protect::disk::{Backend, Buffer, DiskError, Memory, Options, TakenOver};
 use hawser_testkit::{
-    gate,
+    Small, gate,
     wait::{self, SOON},
 };
-
-/// A file system in memory with room for so much, until dropped.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(at: PathBuf, kib: u32) -> Self {
-        fs::create_dir(&at).unwrap();
-        mount(&["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"], &at);
-        Self(at)
-    }
-
-    fn grow(&self, kib: u32) {
-        mount(&["-o", &format!("remount,size={kib}k")], &self.0);
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-fn mount(args: &[&str], at: &Path) {
-    assert!(
-        Command::new("mount")
-            .args(args)
-            .arg(at)
-            .status()
-            .unwrap()
-            .success()
-    );
-}
 
 const SIZE: u64 = 8 << 20;
 const PIECE: usize = 64 << 10;
@@ -59,8 +26,8 @@ fn a_full_target_ends_the_session_and_loses_nothing() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let small = Small::mount(dir.path().join("small"), 1024);
-    let path = small.0.join("replica.raw");
+    let small = Small::mount(&dir.path().join("small"), 1024).unwrap();
+    let path = small.path().join("replica.raw");
     let buffer = Buffer::open(&path, SIZE, Options::new(dir.path())).unwrap();
     buffer.barrier(1).unwrap();
     buffer.commit(1).unwrap();
@@ -83,7 +50,7 @@ fn a_full_target_ends_the_session_and_loses_nothing() {
     assert!(refused.contains("make room"), "{refused}");
     assert!(buffer.settle(SOON).is_err());
 
-    small.grow(16 << 10);
+    small.resize(16 << 10).unwrap();
     assert_eq!(
         buffer.take_over(SOON).unwrap(),
         TakenOver {
@@ -100,11 +67,11 @@ fn a_full_spill_disk_ends_the_session_at_the_last_commit() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let small = Small::mount(dir.path().join("small"), 256);
+    let small = Small::mount(&dir.path().join("small"), 256).unwrap();
     let path = dir.path().join("replica.raw");
     let options = Options {
         memory: 2 * PIECE,
-        ..Options::new(&small.0)
+        ..Options::new(small.path())
     };
     let buffer = Buffer::open(&path, SIZE, options).unwrap();
     buffer.write(0, &[1; PIECE]).unwrap();

@@ -5,6 +5,8 @@ use std::{fs, process::Command, sync::Once};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::small::unmount_below;
+
 const MARK: &str = "hawsertest";
 
 /// First part of the names of what this process makes: its id and start time, so that a reused id is no owner.
@@ -26,6 +28,7 @@ pub(crate) fn once() {
         for place in [std::env::temp_dir(), "/run".into()] {
             for entry in fs::read_dir(place).into_iter().flatten().flatten() {
                 if is_stale(&entry.file_name().to_string_lossy()) {
+                    unmount_below(&entry.path());
                     let _ = fs::remove_dir_all(entry.path());
                 }
             }
