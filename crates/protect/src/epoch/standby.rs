@@ -202,7 +202,8 @@ impl Standby {
     fn still_ours(&mut self, now: Instant, reply: Reply, out: &mut Vec<Command>) {
         match reply {
             Reply::Is(record) if !record.as_ref().is_some_and(|r| self.is_ours(r)) => {
-                self.discard(not_ours(record.as_ref()), out);
+                let why = not_ours(record.as_ref());
+                self.discard(format!("{}; {why}", self.why), out);
             }
             _ => self.ask_at = Some(now + ASK_AGAIN),
         }

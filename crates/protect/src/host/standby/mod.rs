@@ -35,7 +35,7 @@ use crate::{
     guest::Timeouts,
     link::{Channel, HeartPeer, Hearts, Writer},
     memory::Layout,
-    pipe::{Inbound, Incoming, Limits},
+    pipe::{Inbound, Incoming, Limits, PipeError},
     vm::{Facts, HostFacts, QemuFacts, ReplicaFacts, Severity, StandbyFacts},
 };
 use plan::Places;
@@ -367,7 +367,12 @@ fn receive(
                 }
                 continue;
             }
-            Err(e) => return e.to_string(),
+            Err(e @ (PipeError::Closed | PipeError::Read(_))) => return e.to_string(),
+            Err(e) => {
+                // The active host can say so where its user looks.
+                let _ = session.send(&ToActive::Refused(e.to_string()));
+                return e.to_string();
+            }
         };
         let state: EpochState = match messages::decode(&state) {
             Ok(state) => state,
@@ -378,7 +383,6 @@ fn receive(
             Some(trial) => match rehearse(around, session, trial, epoch, staged, &state) {
                 Ok(memory) => filling.memory = memory,
                 Err(why) => {
-                    let _ = session.send(&ToActive::Refused(why.clone()));
                     session.event(Event::Failed(why.clone()));
                     return why;
                 }

@@ -315,6 +315,8 @@ impl Session {
         let spawned = thread::Builder::new().name(name.into()).spawn(work);
         spawned
             .map(drop)
+                // Where the active host still listens, its user is told, too.
+                let _ = self.send(&ToActive::Refused(why.clone()));
             .map_err(|e| format!("no thread can be started: {e}"))
     }
 
