@@ -459,8 +459,8 @@ Example:
 pub(crate) enum ProtectCommand {
     /// Protects a machine that runs here: shows what would be done, asks, and waits until it is protected.
     #[command(after_help = "\
-The machine is found by its QMP socket: --qmp, else that of `hawser vm run`, else NAME.qmp in host.run. It runs on all the
-time. Whatever makes it unfit is said before anything is changed.
+The machine is found by its QMP socket: --qmp, else that of a machine that was taken over or protected here before, else that of
+`hawser vm run`, else NAME.qmp in host.run. It runs on all the time. Whatever makes it unfit is said before anything is changed.
 
 Examples:
   hawser protect start vm1 --to host-b

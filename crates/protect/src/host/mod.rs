@@ -244,7 +244,11 @@ impl Agent {
     /// Looks at a machine and asks the other host for a plan. Nothing is changed; [`Agent::begin`] begins.
     pub async fn plan(&self, request: &Request) -> Result<Planned, HostError> {
         let inner = &self.inner;
-        let offering = active::prepare(&inner.config, &inner.own, &inner.arbiter, request).await?;
+        let mut request = request.clone();
+        if request.qmp.is_none() {
+            request.qmp = inner.socket(&request.machine);
+        }
+        let offering = active::prepare(&inner.config, &inner.own, &inner.arbiter, &request).await?;
         let planned = Planned::new(
             offering.name.clone(),
             offering.machine,
@@ -428,6 +432,14 @@ impl Inner {
         let known = |vm| self.machines().contains_key(&vm);
         recover::leftovers(&self.config, &self.arbiter, &self.own.name(), known).await
     }
+    /// The QMP socket of a machine that this host took over, or protected before.
+    fn socket(&self, text: &str) -> Option<std::path::PathBuf> {
+        let status = self.find(text).ok()?.status();
+        status
+            .qmp
+            .filter(|qmp| status.role == status::Role::Alone && qmp.exists())
+    }
+
 
     /// A machine by its name or UUID.
     fn find(&self, text: &str) -> Result<Machine, HostError> {

@@ -84,7 +84,7 @@ pub struct MachineStatus {
     pub clock_loss: f64,
     /// After a fail-over: from the last sign of life of the old host until the machine ran here.
     pub outage: Option<u64>,
-    /// Where its QEMU answers, once it was taken over here.
+    /// Where its QEMU answers, if it runs here.
     pub qmp: Option<std::path::PathBuf>,
     /// How it came to be as it is, for people.
     pub message: String,

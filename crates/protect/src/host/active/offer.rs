@@ -41,7 +41,8 @@ const PLAN: Duration = Duration::from_secs(30);
 pub struct Request {
     /// The machine's name.
     pub machine: String,
-    /// Its QMP socket; none: `NAME/qmp` or `NAME.qmp` in the directory of sockets.
+    /// Its QMP socket; none: that by which the host knows it already, else where `hawser vm run` puts it, else `NAME.qmp` in the
+    /// directory of sockets.
     pub qmp: Option<PathBuf>,
     /// The host that is to stand by.
     pub to: NodeName,
@@ -414,6 +415,7 @@ impl Offering {
             },
             engine,
         );
+        session.status_mut().qmp = Some(self.qmp.clone());
         if let Some((keys, life)) = self.heart.take() {
             // The standby's heartbeats come from the port that it listens on.
             let peer = HeartPeer::At(self.address);

@@ -317,6 +317,8 @@ impl Session {
             .map(drop)
                 // Where the active host still listens, its user is told, too.
                 let _ = self.send(&ToActive::Refused(why.clone()));
+                // Where the active host still listens, its user is told, too.
+                let _ = self.send(&ToActive::Refused(why.clone()));
             .map_err(|e| format!("no thread can be started: {e}"))
     }
 
