@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
-use crate::NodeName;
+use crate::{NodeName, text::by_text};
 
 /// Bytes of a UUID.
 const UUID: usize = 16;
@@ -33,12 +33,6 @@ macro_rules! uuid_type {
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{self}")
-            }
-        }
-
         impl FromStr for $name {
             type Err = UuidError;
             fn from_str(s: &str) -> Result<Self, UuidError> {
@@ -46,18 +40,7 @@ macro_rules! uuid_type {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = UuidError;
-            fn try_from(s: String) -> Result<Self, UuidError> {
-                s.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(id: $name) -> String {
-                id.to_string()
-            }
-        }
+        by_text!($name, UuidError);
 
         impl<C> Encode<C> for $name {
             fn encode<W: encode::Write>(

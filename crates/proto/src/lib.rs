@@ -16,6 +16,7 @@ pub mod session;
 pub mod time;
 
 mod line;
+mod text;
 
 pub use fault::{Fault, Place};
 pub use name::{DomainName, HostName, NameError, NodeId, NodeName, Role, ServiceId, ServiceName};

@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
+use crate::text::by_text;
+
 /// Longest label in bytes (RFC 1035).
 pub const MAX_LABEL: usize = 63;
 /// Longest host name in bytes (RFC 1035, section 3.1, without the root's label).
@@ -50,24 +52,7 @@ fn label(s: &str) -> Result<Box<str>, NameError> {
 
 macro_rules! text_type {
     ($name:ident) => {
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{self}")
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = NameError;
-            fn try_from(s: String) -> Result<Self, NameError> {
-                s.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(n: $name) -> String {
-                n.to_string()
-            }
-        }
+        by_text!($name, NameError);
 
         impl<C> Encode<C> for $name {
             fn encode<W: encode::Write>(
