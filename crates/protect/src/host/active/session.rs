@@ -372,9 +372,9 @@ impl Session {
         status.committed = machine.committed();
         match machine.phase() {
             Phase::Synchronising => {}
-            Phase::First | Phase::Claiming => status.phase = "first epoch".into(),
+            Phase::First => status.phase = "first epoch".into(),
             Phase::Protected => status.phase = "protected".into(),
-            Phase::Leaving(_) => status.phase = "asking the register".into(),
+            Phase::Claiming | Phase::Leaving(_) => status.phase = "asking the register".into(),
             Phase::Ended => {}
         }
     }
