@@ -53,9 +53,10 @@ impl Silence {
         }
     }
 
-    /// A sign of life. True when so much time has passed since the last one that the other side may have given this one up.
+    /// A sign of life. True when so much time has passed since the last one, or this process did not run for so long, that the other
+    /// side may have given this one up.
     pub(crate) fn heard(&mut self, now: std::time::Instant) -> bool {
-        let gap = now.duration_since(self.heard) >= self.detect;
+        let gap = now.duration_since(self.heard) >= self.detect || self.has_slept(now);
         self.heard = now;
         self.looked = now;
         gap
@@ -63,7 +64,7 @@ impl Silence {
 
     /// Looks at the clock; to be called at least each quarter of the detection time.
     pub(crate) fn look(&mut self, now: std::time::Instant) -> Seen {
-        let frozen = now.duration_since(self.looked) >= self.detect / 2;
+        let frozen = self.has_slept(now);
         self.looked = now;
         if frozen {
             self.heard = now;
@@ -79,6 +80,10 @@ impl Silence {
     /// When to look next.
     pub(crate) fn next_look(&self) -> std::time::Instant {
         (self.looked + self.detect / 8).min(self.heard + self.detect)
+    }
+
+    fn has_slept(&self, now: std::time::Instant) -> bool {
+        now.duration_since(self.looked) >= self.detect / 2
     }
 }
 

@@ -13,7 +13,7 @@ use hawser_proto::{
 use proptest::prelude::*;
 
 use super::{
-    Reply,
+    Reply, Seen, Silence,
     active::{self, Active, Outcome},
     standby::{self, Standby},
 };
@@ -539,4 +539,17 @@ fn a_hung_machine_is_destroyed_only_where_the_standby_may_take_over() {
             .any(|c| matches!(c, Command::Free(Outcome::NeverBegan(_))));
         assert_eq!(freed, phase != Phase::Protected, "{phase:?}: {out:?}");
     }
+}
+
+#[test]
+fn who_did_not_run_for_a_while_notices_by_what_comes_first() {
+    let now = Instant::now();
+    let later = now + DETECT / 2;
+    let silence = || Silence::new(DETECT, now);
+    assert_eq!(silence().look(later), Seen::OwnGap);
+    assert!(silence().heard(later));
+    let mut awake = silence();
+    assert_eq!(awake.look(now + DETECT / 4), Seen::Alive);
+    assert!(!awake.heard(later));
+    assert_eq!(awake.look(later), Seen::Alive);
 }
