@@ -151,15 +151,33 @@ impl Qemu {
         self.qmp.is_closed()
     }
 
+    /// When it last said anything.
+    pub fn last_answer(&self) -> Instant {
+        self.qmp.last_answer()
+    }
+
     /// Waits for a command of a checkpoint. If it takes too long while a mirror is on, that is cut off: a target that does not
-    /// answer holds up everything, and a guest without its mirror is better than none.
+    /// answer holds up everything, and a guest without its mirror is better than none. Half-way, it is asked past its main loop
+    /// whether it lives: a QEMU that does not answer that either is not waited for twice.
     fn receive(&mut self, ticket: Ticket) -> Result<Value, GuestError> {
         let within = self.qmp.timeouts().checkpoint;
-        if let Some(outcome) = self.qmp.reply(&ticket, within)? {
+        if self.mirrors.is_empty() {
+            return self.qmp.receive(ticket, within);
+        }
+        if let Some(outcome) = self.qmp.reply(&ticket, within / 2)? {
             return outcome;
         }
-        self.yank_mirrors(within)?;
-        self.qmp.receive(ticket, within)
+        let probe = self.qmp.ask_for_life()?;
+        let outcome = self.qmp.reply(&ticket, within / 2)?;
+        let lives = self.qmp.has_answered(probe);
+        match outcome {
+            Some(outcome) => outcome,
+            None if lives => {
+                self.yank_mirrors(within)?;
+                self.qmp.receive(ticket, within)
+            }
+            None => Err(self.qmp.give_up(ticket, within)),
+        }
     }
 
     /// Takes note of events. Their order against STOP and RESUME tells whose these are.

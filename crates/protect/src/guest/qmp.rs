@@ -69,6 +69,8 @@ pub struct Qmp {
     waiting: Vec<u64>,
     next: u64,
     closed: bool,
+    /// When anything last came.
+    heard: Instant,
     out_of_band: bool,
     greeting: Value,
     pid: u32,
@@ -94,6 +96,7 @@ impl Qmp {
             waiting: Vec::new(),
             next: 1,
             closed: false,
+            heard: Instant::now(),
             out_of_band: false,
             greeting: Value::Null,
             pid,
@@ -165,14 +168,41 @@ impl Qmp {
     pub fn receive(&mut self, ticket: Ticket, within: Duration) -> Result<Value, GuestError> {
         match self.reply(&ticket, within)? {
             Some(outcome) => outcome,
-            None => {
-                self.forget(&ticket);
-                Err(GuestError::Hung {
-                    what: ticket.command,
-                    within,
-                })
-            }
+            None => Err(self.give_up(ticket, within)),
         }
+    }
+
+    /// Waits no longer for a reply that did not come in time. It is dropped if it comes later.
+    pub(super) fn give_up(&mut self, ticket: Ticket, within: Duration) -> GuestError {
+        self.forget(&ticket);
+        GuestError::Hung {
+            what: ticket.command,
+            within,
+        }
+    }
+
+    /// Sends, past QEMU's main loop, a command that does nothing. None where QEMU offers no such way.
+    pub(super) fn ask_for_life(&mut self) -> Result<Option<Ticket>, GuestError> {
+        if !self.out_of_band {
+            return Ok(None);
+        }
+        self.dispatch("exec-oob", "yank", json!({ "instances": [] }), None)
+            .map(Some)
+    }
+
+    /// Whether that was answered by now, in whatever words. It is waited for no longer.
+    pub(super) fn has_answered(&mut self, probe: Option<Ticket>) -> bool {
+        probe.is_some_and(|ticket| {
+            self.forget(&ticket);
+            let before = self.replies.len();
+            self.replies.retain(|r| r.id != ticket.id);
+            self.replies.len() < before
+        })
+    }
+
+    /// When anything last came from QEMU.
+    pub(super) fn last_answer(&self) -> Instant {
+        self.heard
     }
 
     /// [`Self::receive`], but a late reply is no error: `None`, and the same ticket can be waited for again.
@@ -399,6 +429,7 @@ impl Qmp {
             match recv(&self.socket, &mut chunk[..], RecvFlags::DONTWAIT) {
                 Ok((_, 0)) | Err(Errno::CONNRESET) => self.closed = true,
                 Ok((_, n)) => {
+                    self.heard = Instant::now();
                     self.inbox.extend(chunk.get(..n).unwrap_or_default());
                     return Ok(true);
                 }

@@ -12,6 +12,7 @@ mod standby;
 mod stats;
 pub mod status;
 mod taps;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -38,8 +39,6 @@ use crate::{
 };
 use status::{HostStatus, MachineStatus};
 
-/// Told by heartbeat, beside the message: the guest is dead here.
-const GUEST_DIED: u16 = 1;
 /// How long a plan waits for the user's consent.
 const CONSENT: Duration = Duration::from_secs(300);
 /// Most plans that wait.
@@ -432,6 +431,7 @@ impl Inner {
         let known = |vm| self.machines().contains_key(&vm);
         recover::leftovers(&self.config, &self.arbiter, &self.own.name(), known).await
     }
+
     /// The QMP socket of a machine that this host took over, or protected before.
     fn socket(&self, text: &str) -> Option<std::path::PathBuf> {
         let status = self.find(text).ok()?.status();
@@ -439,7 +439,6 @@ impl Inner {
             .qmp
             .filter(|qmp| status.role == status::Role::Alone && qmp.exists())
     }
-
 
     /// A machine by its name or UUID.
     fn find(&self, text: &str) -> Result<Machine, HostError> {
@@ -502,11 +501,41 @@ fn allow(accept: &[NodeName]) -> link::Allow {
     Box::new(move |peer| accept.is_empty() || accept.contains(&peer.name))
 }
 
+/// What is told by heartbeat, beside the message, when the guest is dead here: how long before it was last known to run, in milliseconds
+/// from 1.
+fn tell_death(ago: Duration) -> u16 {
+    u16::try_from(ago.as_millis() + 1).unwrap_or(u16::MAX)
+}
+
+/// How long before the news a dead guest was last known to run, by what the other host told.
+fn told_death(status: Option<u16>) -> Option<Duration> {
+    let told = status?.checked_sub(1)?;
+    Some(Duration::from_millis(told.into()))
+}
+
 /// Heartbeats so often that five fit into the time after which silence counts.
 fn rhythm(detect: Duration) -> Rhythm {
     Rhythm {
         every: detect / 5,
         silent_after: detect,
         frozen_after: detect / 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_death_is_told_with_the_time_since_the_guest_was_last_known_to_run() {
+        let [none, some, long] = [0, 1234, 1_000_000].map(Duration::from_millis);
+        for ago in [none, some] {
+            assert_eq!(told_death(Some(tell_death(ago))), Some(ago));
+        }
+        assert_eq!(
+            told_death(Some(tell_death(long))),
+            Some(Duration::from_millis(65534))
+        );
+        assert_eq!((told_death(None), told_death(Some(0))), (None, None));
     }
 }

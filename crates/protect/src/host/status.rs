@@ -82,7 +82,7 @@ pub struct MachineStatus {
     pub ring_waits: Waits,
     /// Share of the last ten seconds in which the machine stood still, which its clock loses: 0 to 1.
     pub clock_loss: f64,
-    /// After a fail-over: from the last sign of life of the old host until the machine ran here.
+    /// After a fail-over: from when the guest was last known to run on the old host until it ran here.
     pub outage: Option<u64>,
     /// Where its QEMU answers, if it runs here.
     pub qmp: Option<std::path::PathBuf>,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use hawser_protect::guest::{Disk, Guest, GuestEvent, Output, Qemu, RunState, Timeouts};
+use hawser_protect::guest::{Disk, Guest, GuestError, GuestEvent, Output, Qemu, RunState, Timeouts};
 use hawser_testkit::{
     Process,
     vm::{Aio, Drive, Machine, Spec, Version, here},
@@ -223,6 +223,34 @@ fn a_mirror_that_falls_silent_is_cut_off() {
             .start_mirror(&rig.disk.clone(), &rig.file("nbd"), "disk0")?;
         rig.wait(|e| matches!(e, GuestEvent::MirrorReady { job: j } if *j == job))?;
         ensure!(rig.equal()?);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_frozen_qemu_is_waited_for_once_though_it_has_a_mirror() {
+    on_each(|version| {
+        let checkpoint = Duration::from_secs(4);
+        let mut rig = Rig::new(
+            version,
+            Timeouts {
+                checkpoint,
+                ..patient()
+            },
+        )?;
+        ensure!(rig.qemu.suspend()?.stopped_by_us && rig.qemu.resume()?);
+        rig.machine.freeze()?;
+        let frozen = Instant::now();
+        let error = rig.qemu.suspend().unwrap_err();
+        ensure!(matches!(error, GuestError::Hung { .. }), "{error}");
+        ensure!(frozen.elapsed() >= checkpoint, "{:?}", frozen.elapsed());
+        ensure!(frozen.elapsed() < checkpoint * 3 / 2, "{:?}", frozen.elapsed());
+        ensure!(rig.qemu.last_answer() <= frozen);
+        // Its mirror is still there.
+        rig.machine.thaw()?;
+        wait::until(wait::SOON, "QEMU to be back", || Ok(rig.qemu.run_state().ok()))?;
+        let mirror = rig.qemu.mirror_progress(&rig.job)?;
+        ensure!(mirror.is_some_and(|m| m.ready), "the mirror was cut");
         Ok(())
     });
 }

@@ -112,12 +112,16 @@ impl Engine {
     fn failed(&mut self, error: EngineError) {
         match error {
             EngineError::Ended => {}
+            // It was waited for long enough.
+            EngineError::Guest(e @ GuestError::Hung { .. }) if self.session.guest.is_alive() => {
+                self.session.hung(self.qemu.last_answer(), e.to_string());
+            }
             _ if self.session.guest.dies_within(DYING).unwrap_or(false) => {
                 let _ = self.look();
                 self.session.event(Event::GuestDied);
             }
-            EngineError::Guest(e @ (GuestError::Hung { .. } | GuestError::Protocol { .. })) => {
-                self.session.event(Event::GuestHung(e.to_string()));
+            EngineError::Guest(e @ GuestError::Protocol { .. }) => {
+                self.session.hung(self.qemu.last_answer(), e.to_string());
             }
             other => {
                 tracing::warn!(machine = %self.session.vm, error = %other, "protection cannot go on");
@@ -182,7 +186,12 @@ impl Engine {
         let begin = Instant::now();
         let running = self.qemu.suspend()?.stopped_by_us;
         let taken = self.capture(begin, running);
-        // Whatever failed: the guest goes on, what it sends stays held.
+        let hangs = matches!(taken, Err(EngineError::Guest(GuestError::Hung { .. })));
+        if hangs && self.session.is_protected() {
+            // The standby takes over: it is not waited for once more.
+            return taken.map(drop);
+        }
+        // Whatever else failed: the guest goes on, what it sends stays held.
         self.qemu.resume()?;
         let pause = begin.elapsed();
         let (devices, pages) = taken?;
@@ -320,6 +329,8 @@ impl Engine {
             tracing::info!(machine = %session.vm, ?outcome, "the machine goes on unprotected");
             if let Err(error) = self.take_off() {
                 tracing::error!(machine = %session.vm, %error, "what was added for protection cannot be taken off; protecting it again tries once more");
+                // It may stand still for an epoch that failed.
+                let _ = self.qemu.resume();
             }
         }
         self.tracker = None;

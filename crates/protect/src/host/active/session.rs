@@ -12,24 +12,22 @@ use hawser_proto::{NodeName, arbiter::VmId, protection::ToStandby};
 use tokio::runtime::Handle;
 
 use super::super::{
-    GUEST_DIED,
     ask::{self, Question},
     messages,
     stats::Window,
     status::{Held, MachineStatus, Role, Waits},
+    tell_death,
+    watch::{self, Watched},
 };
 use super::engine::End;
 use crate::{
     arbiter::Arbiter,
     epoch::active::{Active, Command, Event, Outcome, Phase},
-    link::{Aborter, Heart},
+    link::{Aborter, Heart, Moment},
     net::Output,
     pipe::Outbound,
     sys::Process,
 };
-
-/// How often silence and the guest's process are looked at, at least.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// The loss of the guest's clock is that of so much time.
 const CLOCK: Duration = Duration::from_secs(10);
@@ -64,6 +62,27 @@ pub(crate) struct Session {
     machine: Mutex<Active>,
     status: Mutex<MachineStatus>,
     measured: Mutex<Measured>,
+    /// When the guest was last known to run, of one that hangs.
+    ran: OnceLock<Instant>,
+}
+
+impl Watched for Session {
+    fn next_tick(&self) -> Option<Option<Instant>> {
+        let machine = self.machine();
+        (*machine.phase() != Phase::Ended).then(|| machine.next_tick())
+    }
+
+    fn last_heard(&self) -> Option<Moment> {
+        self.heart.get().and_then(Heart::last_heard)
+    }
+
+    fn heard(self: &Arc<Self>) {
+        self.event(Event::Heard);
+    }
+
+    fn tick(self: &Arc<Self>) {
+        self.event(Event::Tick);
+    }
 }
 
 /// What was measured since protection began.
@@ -143,6 +162,7 @@ impl Session {
             machine: Mutex::new(parts.machine),
             status: Mutex::new(status),
             measured: Mutex::new(Measured::default()),
+            ran: OnceLock::new(),
         })
     }
 
@@ -263,37 +283,20 @@ impl Session {
     pub(super) fn watch(self: Arc<Self>) {
         crate::urgent::this_thread();
         let mut alive = true;
-        let mut heard = None;
-        while let Some(tick) = self.next_tick() {
-            let wait = tick
-                .saturating_duration_since(Instant::now())
-                .clamp(Duration::from_millis(1), LOOK);
-            if let Some(last) = self.heart.get().and_then(Heart::last_heard)
-                && Some(last) > heard
-            {
-                heard = Some(last);
-                self.event(Event::Heard);
-            }
+        watch::watch(&self, |wait| {
             if !alive {
                 thread::sleep(wait);
             } else if self.guest.dies_within(wait).unwrap_or(false) {
                 alive = false;
                 let _ = self.engine.send(Wake::Died);
             }
-            let tick = self.machine().next_tick();
-            if tick.is_some_and(|t| t <= Instant::now()) {
-                self.event(Event::Tick);
-            }
-        }
+        });
     }
 
-    /// When to look again; none once it is over.
-    fn next_tick(&self) -> Option<Instant> {
-        let machine = self.machine();
-        match machine.phase() {
-            Phase::Ended => None,
-            _ => Some(machine.next_tick().unwrap_or_else(|| Instant::now() + LOOK)),
-        }
+    /// QEMU does not answer any more, and the guest was last known to run then.
+    pub(super) fn hung(self: &Arc<Self>, ran: Instant, why: String) {
+        let _ = self.ran.set(ran);
+        self.event(Event::GuestHung(why));
     }
 
     fn committed(&self, now: Instant, epoch: u64) {
@@ -325,7 +328,9 @@ impl Session {
             }
             Command::TellDied => {
                 if let Some(heart) = self.heart.get() {
-                    heart.tell(GUEST_DIED);
+                    heart.tell(tell_death(
+                        self.ran.get().map_or(Duration::ZERO, Instant::elapsed),
+                    ));
                 }
                 self.tell(&ToStandby::GuestDied);
             }

@@ -22,6 +22,8 @@ use super::{
         messages,
         status::{MachineStatus, Role},
         taps::Tap,
+        told_death,
+        watch::{self, Watched},
     },
     replica::Disks,
     twin::Twin,
@@ -29,12 +31,9 @@ use super::{
 use crate::{
     arbiter::Arbiter,
     epoch::standby::{Command, Event, Phase, Standby},
-    link::{Aborter, Heart, Writer},
+    link::{Aborter, Heart, Moment, Writer},
     pipe::Staged,
 };
-
-/// How often silence and the heartbeat's news are looked at, at most.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// How long the active host may take to end the machine, when a fail-over is forced here.
 const FAIL_OVER: Duration = Duration::from_secs(1);
@@ -60,6 +59,28 @@ pub(crate) struct Session {
     /// Whole epochs whose pages are not in the twin's memory yet, oldest first.
     pending: Mutex<VecDeque<Pending>>,
     ended: Mutex<bool>,
+    /// When the guest's death on the active host was told.
+    died: OnceLock<Instant>,
+}
+
+impl Watched for Session {
+    fn next_tick(&self) -> Option<Option<Instant>> {
+        let machine = self.machine();
+        let over = matches!(machine.phase(), Phase::Running | Phase::Ended);
+        (!over).then(|| machine.next_tick())
+    }
+
+    fn last_heard(&self) -> Option<Moment> {
+        self.heart.get().and_then(Heart::last_heard)
+    }
+
+    fn heard(self: &Arc<Self>) {
+        self.event(Event::Heard);
+    }
+
+    fn tick(self: &Arc<Self>) {
+        self.event(Event::Tick);
+    }
 }
 
 /// An epoch that is here.
@@ -153,11 +174,15 @@ impl Session {
             told: Mutex::default(),
             pending: Mutex::default(),
             ended: Mutex::new(false),
+            died: OnceLock::new(),
         })
     }
 
     /// Takes an event and carries out what comes of it. Not to be called from within a command.
     pub(crate) fn event(self: &Arc<Self>, event: Event) {
+        if event == Event::GuestDied {
+            let _ = self.died.set(Instant::now());
+        }
         let mut commands = Vec::new();
         // Carried out under the lock, so that commands of two threads keep their order; none of them waits for another host.
         let mut machine = self.machine();
@@ -241,37 +266,25 @@ impl Session {
 
     /// Looks at the clock and at the heartbeats until it is over.
     pub(super) fn watch(self: Arc<Self>) {
-        let mut heard = None;
-        loop {
-            let Some(tick) = self.next_tick() else {
-                return;
-            };
-            thread::park_timeout(
-                tick.saturating_duration_since(Instant::now())
-                    .clamp(Duration::from_millis(1), LOOK),
-            );
-            if let Some(heart) = self.heart.get() {
-                let last = heart.last_heard();
-                if last > heard {
-                    heard = last;
-                    self.event(Event::Heard);
-                }
-                if heart.peer_status() == Some(super::super::GUEST_DIED) {
-                    self.event(Event::GuestDied);
-                }
+        watch::watch(&self, |wait| {
+            thread::park_timeout(wait);
+            if self.told_death().is_some() {
+                self.event(Event::GuestDied);
             }
-            if self.machine().next_tick().is_some_and(|t| t <= Instant::now()) {
-                self.event(Event::Tick);
-            }
-        }
+        });
     }
 
-    fn next_tick(&self) -> Option<Instant> {
-        let machine = self.machine();
-        match machine.phase() {
-            Phase::Running | Phase::Ended => None,
-            _ => Some(machine.next_tick().unwrap_or_else(|| Instant::now() + LOOK)),
-        }
+    /// How long before the news of its death the guest was last known to run.
+    fn told_death(&self) -> Option<Duration> {
+        told_death(self.heart.get().and_then(Heart::peer_status))
+    }
+
+    /// For how long the guest has not run, as far as is known here. A host whose guest died still beats.
+    fn outage(&self) -> Option<Duration> {
+        let silent = self.last_heard().map(Moment::elapsed);
+        let dead = self.died.get().map(Instant::elapsed);
+        let dead = dead.map(|since| since + self.told_death().unwrap_or_default());
+        silent.max(dead)
     }
 
     fn obey(self: &Arc<Self>, command: Command) -> Result<(), String> {
@@ -302,6 +315,8 @@ impl Session {
             }
             Command::Discard(why) => {
                 tracing::info!(machine = %self.vm, %why, "the standby's session ended");
+                // Where the active host still listens, its user is told, too.
+                let _ = self.send(&ToActive::Refused(why.clone()));
                 lock(&self.status).message = why;
                 self.aborter.abort();
                 let session = self.clone();
@@ -315,10 +330,6 @@ impl Session {
         let spawned = thread::Builder::new().name(name.into()).spawn(work);
         spawned
             .map(drop)
-                // Where the active host still listens, its user is told, too.
-                let _ = self.send(&ToActive::Refused(why.clone()));
-                // Where the active host still listens, its user is told, too.
-                let _ = self.send(&ToActive::Refused(why.clone()));
             .map_err(|e| format!("no thread can be started: {e}"))
     }
 
@@ -392,15 +403,12 @@ impl Session {
         let running = waiting.state.as_ref().is_none_or(|s| s.running);
         waiting.taps.iter_mut().for_each(Tap::keep);
         waiting.made.keep();
-        let Some(twin) = waiting.twin.as_mut() else {
+        // Its monitor is free from here on: a QEMU serves one connection at a time, and the next one is not ours by right.
+        let Some(mut twin) = waiting.twin.take() else {
             return;
         };
         let result = if running { twin.incoming.resume() } else { Ok(()) };
-        let outage = self
-            .heart
-            .get()
-            .and_then(Heart::last_heard)
-            .map(crate::link::Moment::elapsed);
+        let outage = self.outage();
         let why = self.machine().why().to_owned();
         let mut status = lock(&self.status);
         match result {
