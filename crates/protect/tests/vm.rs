@@ -11,13 +11,14 @@ use std::{
 use hawser_protect::{
     guest::{Qmp, Timeouts},
     vm::{
-        CommandLine, Facts, HostFacts, LONGEST_TRIAL, ProcessFacts, QemuFacts, Replica, ReplicaFacts,
-        Severity, StandbyFacts, Substitutions, TapSubstitution, choose_accelerator, derive, preflight,
+        CommandLine, Facts, Finding, HostFacts, LONGEST_TRIAL, ProcessFacts, QemuFacts, Replica,
+        ReplicaFacts, Severity, StandbyFacts, Substitutions, TapSubstitution, choose_accelerator, derive,
+        preflight,
     },
 };
 use hawser_testkit::{
     Process,
-    vm::{Aio, Drive, Machine, Nic, Spec, Version, here},
+    vm::{Aio, Drive, Machine, Nic, Ram, Spec, Version, here},
     wait,
 };
 use serde_json::{Value, json};
@@ -257,5 +258,39 @@ fn the_accelerator_is_chosen_in_a_bounded_time_and_once() {
 
         let again = choose_accelerator(version.program(), &version.args(), dir.path());
         assert_eq!(again, verdict);
+    }
+}
+
+#[test]
+fn memory_in_huge_pages_is_refused_with_what_to_do() {
+    for version in Version::all().unwrap() {
+        let spec = Spec {
+            memory: 64,
+            ram: Ram::Huge,
+            extra: vec!["-S".into()],
+            ..Spec::new(&version)
+        };
+        let machine = Machine::start(&here(), &spec).unwrap();
+        let qemu = facts(&mut connect(&machine.qmp()));
+        assert!(
+            qemu.blocks.iter().any(|b| b.name == "ram0" && b.page == 2 << 20),
+            "{:?}",
+            qemu.blocks
+        );
+        let found = preflight(&Facts {
+            command_line: CommandLine::of_process(machine.pid()).unwrap(),
+            process: ProcessFacts::gather(machine.pid(), &qemu.disks),
+            qemu,
+            host: HostFacts::gather(Path::new("/dev/shm")),
+            standby: None,
+        });
+        for whose in [
+            "the memory is in huge pages",
+            "memory ram0 is in pages of 2048 KiB",
+        ] {
+            let says = |f: &&Finding| f.what.starts_with(whose) && f.advice.contains("without hugetlb");
+            let refused = found.iter().find(says).map(|f| f.severity);
+            assert_eq!(refused, Some(Severity::Refuse), "{version}: {whose}: {found:#?}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -133,6 +134,9 @@ pub struct ProcessFacts {
     pub bypasses: Vec<String>,
     /// Images on storage that several hosts share: the image and the file system.
     pub shared: Vec<(String, String)>,
+    /// The user that it runs as, by number.
+    #[serde(default)]
+    pub user: u32,
 }
 
 /// What a host offers.
@@ -230,6 +234,7 @@ impl ProcessFacts {
         Self {
             shared: shared.collect(),
             bypasses,
+            user: fs::metadata(format!("/proc/{pid}")).map_or(0, |m| m.uid()),
         }
     }
 }
@@ -510,9 +515,10 @@ mod tests {
         assert_eq!(ReplicaFacts::gather("d", &image).size, None);
         fs::write(&image, [0; 512]).unwrap();
         assert_eq!(ReplicaFacts::gather("d", &image).size, Some(512));
-        assert_eq!(
-            ProcessFacts::gather(std::process::id(), &[]),
-            ProcessFacts::default()
-        );
+        let own = ProcessFacts {
+            user: rustix::process::getuid().as_raw(),
+            ..ProcessFacts::default()
+        };
+        assert_eq!(ProcessFacts::gather(std::process::id(), &[]), own);
     }
 }

@@ -29,6 +29,7 @@ pub fn preflight(facts: &Facts) -> Vec<Finding> {
     found.extend(plugged(&facts.qemu, &words));
     found.extend(memory(&facts.qemu));
     found.extend(process(facts));
+    found.extend(user(facts, &words));
     found.extend(host(&facts.host, "this host", facts.qemu.bytes()));
     found.extend(unheld(&facts.qemu, &words));
     if let Some(standby) = &facts.standby {
@@ -167,6 +168,18 @@ fn process(facts: &Facts) -> Vec<Finding> {
         ));
     }
     found
+}
+
+/// Who the standby's QEMU would be: its command line says that, and nothing else does.
+fn user(facts: &Facts, words: &[Word]) -> Option<Finding> {
+    let says = |w: &Word| w.name == "runas" || (w.name == "run-with" && w.options.has("user"));
+    let user = facts.process.user;
+    (user != 0 && !words.iter().any(says)).then(|| {
+        Finding::warn(
+            format!("QEMU runs as user {user} here, and would run as the agent's user on the standby"),
+            "when it is convenient, start the machine with -run-with user=USER (before QEMU 9.1: -runas USER), which the standby does then, too",
+        )
+    })
 }
 
 fn host(host: &HostFacts, whose: &str, bytes: u64) -> Vec<Finding> {

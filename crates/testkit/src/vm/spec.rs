@@ -23,6 +23,8 @@ pub enum Ram {
     Shared,
     /// Private memory of the process.
     Anonymous,
+    /// Huge pages, which need not be there as long as the guest does not start.
+    Huge,
 }
 
 /// How QEMU does the transfers of a disk. The host's page cache is never used.
@@ -164,6 +166,9 @@ impl Spec {
         let (name, memory) = (&self.name, self.memory);
         let backend = match self.ram {
             Ram::Shared => format!("memory-backend-memfd,id=ram0,size={memory}M,share=on"),
+            Ram::Huge => format!(
+                "memory-backend-memfd,id=ram0,size={memory}M,share=on,hugetlb=on,hugetlbsize=2M,reserve=off"
+            ),
             Ram::Anonymous => format!("memory-backend-ram,id=ram0,size={memory}M"),
         };
         add(&["-name", name, "-uuid", &self.uuid, "-accel", &self.accel]);

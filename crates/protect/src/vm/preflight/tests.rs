@@ -229,3 +229,15 @@ fn outputs_that_are_not_held() {
         f.command_line.args.extend(words.map(Into::into));
     });
 }
+
+#[test]
+fn a_user_of_whom_the_command_line_says_nothing_is_told() {
+    warns("runs as user 107 here", |f| f.process.user = 107);
+    let mut named = good();
+    named.process.user = 107;
+    for words in [["-runas", "qemu"], ["-run-with", "user=qemu"]] {
+        let mut named = named.clone();
+        named.command_line.args.extend(words.map(Into::into));
+        assert_eq!(preflight(&named), preflight(&good()));
+    }
+}
