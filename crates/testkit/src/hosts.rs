@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    Daemon, Host,
+    Daemon, Host, Small,
     hawser::{self, ADMIN_PORT, admin_table, admin_table_at},
     kv::{Clients, Kv, Plan},
     net::{BRIDGE, Hypervisor, Hypervisors, Watch, signal_one, sweep},
@@ -86,6 +86,10 @@ pub struct Spec {
     pub disk: u64,
     /// How QEMU does the disk's transfers.
     pub aio: Aio,
+    /// More arguments of QEMU.
+    pub extra: Vec<String>,
+    /// Room for replicas on the second host, in KiB; none: what there is.
+    pub room: Option<u64>,
 }
 
 impl Spec {
@@ -101,6 +105,8 @@ impl Spec {
             ram: Ram::Shared,
             disk: 64,
             aio: Aio::Threads,
+            extra: Vec::new(),
+            room: None,
         }
     }
 
@@ -244,6 +250,8 @@ pub struct Hosts {
     pub net: Hypervisors,
     /// What was asked for.
     pub spec: Spec,
+    /// What the second host's replicas are on, where their room is bounded.
+    pub small: Option<Small>,
     hub_paths: [PathBuf; 3],
     /// Sockets are on a memory file system, as they are everywhere.
     _run: TempDir,
@@ -270,10 +278,14 @@ impl Hosts {
             gateway,
             net,
             spec,
+            small: None,
             hub_paths,
             _run: run,
             dir,
         };
+        if let Some(room) = own.spec.room {
+            own.small = Some(Small::mount(&own.b.images, room)?);
+        }
         for side in [Side::A, Side::B] {
             let node = own.node(side);
             fs::write(&node.config, own.spec.host_config(node))?;
@@ -411,6 +423,11 @@ impl Hosts {
         node.running()?.wait_ready(SETUP)
     }
 
+    /// Freezes the hub: it takes questions, and answers none.
+    pub fn freeze_hub(&self) -> Result<()> {
+        self.hub.as_ref().context("the hub is down")?.process.freeze()
+    }
+
     /// Stops the hub: `SIGKILL`.
     pub fn stop_hub(&mut self) {
         self.hub = None;
@@ -446,12 +463,12 @@ impl Hosts {
         Watch::start(&self.net.switch, &ports, MAC, self.dir.path())
     }
 
-    /// The image of the guest's disk on a host: the disk itself on the first one, the replica on the second.
+    /// The image of the guest's disk on a host: the replica, or the disk that it began with.
     pub fn disk(&self, side: Side) -> Result<PathBuf> {
-        match (side, self.b.replicas()?.as_slice()) {
-            (Side::A, _) => Ok(self.dir.path().join("disk.raw")),
-            (Side::B, [one]) => Ok(one.clone()),
-            (Side::B, other) => bail!("expected one replica on host-b, there are {other:?}"),
+        match (side, self.node(side).replicas()?.as_slice()) {
+            (Side::A, []) => Ok(self.dir.path().join("disk.raw")),
+            (_, [one]) => Ok(one.clone()),
+            (_, other) => bail!("expected one replica on {}, there are {other:?}", side.name()),
         }
     }
 }
@@ -476,6 +493,7 @@ fn guest(spec: &Spec, dir: &Path) -> Result<MachineSpec> {
     machine.name = GUEST.into();
     machine.memory = spec.memory;
     machine.ram = spec.ram;
+    machine.extra.clone_from(&spec.extra);
     machine.ip = Some(Hypervisors::guest_ip());
     machine.nics.push(Nic::Tap {
         tap: "tap0".into(),

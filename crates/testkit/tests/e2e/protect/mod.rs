@@ -2,6 +2,8 @@
 //!
 //! Who dies or is cut off is known to the hosts from the network only.
 
+mod again;
+mod full;
 mod register;
 mod silence;
 mod survives;
@@ -75,8 +77,31 @@ impl Scene {
         self.lives_at(side);
     }
 
+    /// The same where both hosts ask for the machine, and the register gives it to one of them.
+    fn one_goes_on(self) {
+        let (winner, loser) = wait::until(SLOW, "one of the two hosts to run it", || {
+            let runs = [Side::A, Side::B].map(|side| award(&self.hosts) == alone(side));
+            Ok(match runs {
+                [true, _] => Some((Side::A, Side::B)),
+                [_, true] => Some((Side::B, Side::A)),
+                _ => None,
+            })
+        })
+        .unwrap();
+        eprintln!("{} goes on", winner.name());
+        wait_no_qemu(&self.hosts, loser);
+        self.hosts.wait_role(loser, "gone", SLOW).unwrap();
+        self.goes_on_at(winner);
+    }
+
     /// The same where the agent does not know the machine, or knows it no longer.
     fn lives_at(self, side: Side) {
+        self.moved(&[Side::A, side][..if side == Side::A { 1 } else { 2 }]);
+    }
+
+    /// The same after it lived at these hosts, one after the other; it is at the last one now.
+    fn moved(self, sides: &[Side]) {
+        let side = *sides.last().unwrap();
         let Self {
             clients,
             watch,
@@ -91,10 +116,8 @@ impl Scene {
         kv.check().unwrap();
         check::in_memory(&history, &kv.dump().unwrap()).unwrap();
         check::in_log(&history, &Log::read(&hosts.disk(side).unwrap()).unwrap()).unwrap();
-        let places = [Side::A.name(), side.name()];
-        watch
-            .moved(&places[..if side == Side::A { 1 } else { 2 }])
-            .unwrap();
+        let places: Vec<_> = sides.iter().map(|s| s.name()).collect();
+        watch.moved(&places).unwrap();
         assert_eq!(award(&hosts), alone(side), "the register");
         assert_eq!(hosts.qemus(side).unwrap().len(), 1);
         let (gap, at) = history.longest_gap();

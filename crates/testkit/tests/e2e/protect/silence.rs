@@ -61,6 +61,28 @@ fn a_machine_goes_on_when_its_standby_is_cut_off_and_the_standby_gives_up_when_i
     );
 }
 
+/// Between the hosts, what is said to one of the two is lost, and what it says arrives: also that it gives the connection up.
+fn deaf(side: Side, spec: Spec) {
+    let scene = Scene::protected(spec);
+    let host = &scene.hosts.node(side).host;
+    scene.hosts.net.replication.lose_toward(host, 100).unwrap();
+    scene.one_goes_on();
+}
+
+#[test]
+fn a_machine_goes_on_when_nothing_of_its_standby_arrives() {
+    if gate::networks("protected machines") {
+        deaf(Side::A, newest());
+    }
+}
+
+#[test]
+fn a_machine_goes_on_when_nothing_of_it_arrives_at_its_standby() {
+    if gate::networks("protected machines") {
+        deaf(Side::B, oldest());
+    }
+}
+
 #[test]
 fn a_machine_whose_agent_died_is_mute_and_is_destroyed_after_the_other_host_took_over() {
     if !gate::networks("protected machines") {
