@@ -6,13 +6,22 @@
 
 pub(crate) mod calls;
 pub(crate) mod device;
+pub(crate) mod domain;
+pub(crate) mod hub;
+pub(crate) mod machines;
 pub(crate) mod people;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueHint};
-use hawser_identity::{Fingerprint, HubAddress};
-use hawser_proto::{DomainName, NodeId, NodeName, arbiter::VmId};
+use hawser_identity::HubAddress;
+use hawser_proto::{DomainName, NodeName};
+
+use self::{
+    domain::DomainCommand,
+    hub::{HubCommand, HubState},
+    machines::{ProtectCommand, VmCommand},
+};
 
 /// Where the configuration is when nobody says otherwise.
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/hawser/hawser.toml";
@@ -293,130 +302,6 @@ pub(crate) enum ReferencePage {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum HubCommand {
-    /// Runs the [hub] table of the configuration and nothing else of it.
-    Run,
-    /// Lists the domains that the hub admits, and whom it has revoked.
-    Admitted {
-        #[command(flatten)]
-        state: HubState,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Shuts the hub's door to an identity, or to a whole domain, and cuts its sessions.
-    #[command(after_help = "\
-The hub forgets nothing about who was revoked. A revoked gateway comes back under another name, with a token of its domain.")]
-    Revoke {
-        /// A domain, or an identity such as spiffe://acme/gateway/gw2.
-        who: DomainOrNode,
-        #[command(flatten)]
-        state: HubState,
-    },
-    /// Forgets a domain, or that an identity was revoked.
-    #[command(after_help = "\
-A domain that is forgotten is admitted no longer, and is not revoked either: a new token lets it in again.")]
-    Forget {
-        /// A domain, or an identity such as spiffe://acme/gateway/gw2.
-        who: DomainOrNode,
-        #[command(flatten)]
-        state: HubState,
-    },
-    /// Lists the machines in the register: which host may run each, and since when.
-    #[command(after_help = "\
-The register decides who runs a protected machine; hosts change it by its rules, and each change is a line in the hub's log.
-
-Examples:
-  hawser hub register
-  hawser hub register --json
-  hawser hub register --forget 8c3d2a54-0f63-4b7e-9d0e-5a1c2b3d4e5f --domain acme")]
-    Register {
-        /// Forgets this machine, so that its UUID may begin anew on any host. Refused for one that a host may be running.
-        #[arg(long, value_name = "UUID", requires = "domain")]
-        forget: Option<VmId>,
-        /// The domain of the machine to forget; without that, only its machines are listed.
-        #[arg(long)]
-        domain: Option<DomainName>,
-        /// Forgets a machine although the register says that a host may be running it. If one is, two could be: be sure.
-        #[arg(long, requires = "forget")]
-        nobody_runs_it: bool,
-        #[command(flatten)]
-        state: HubState,
-        #[command(flatten)]
-        output: Output,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum DomainCommand {
-    /// Makes a domain: its root, its first issuer, and the identity of its first gateway.
-    #[command(after_help = "\
-Keys are made here and never leave. The root's key, root.key, is needed again only to certify issuers, each 90 days:
-move it to a safe place if you like.
-
-Examples:
-  hawser domain init acme gw1
-  hawser domain init acme gw1 --root-certificate acme.crt --root-key acme.key
-  hawser domain init acme gw1 --root-certificate acme.crt --issuer-certificate issuer.crt --issuer-key issuer.key")]
-    Init(InitArgs),
-    /// Shows this gateway's domain: its root's fingerprint, its issuer and its own identity.
-    Show {
-        #[command(flatten)]
-        state: GatewayState,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Makes and accepts peering tokens: which other domains this one talks to.
-    #[command(subcommand)]
-    Peer(PeerCommand),
-    /// Revokes an identity of this domain, here and at every gateway and hub that the domain reaches.
-    #[command(after_help = "\
-Takes effect within seconds where the list arrives; a hub that withholds it delays it by at most the certificate's life.
-A name that is revoked stays so: its replacement joins under a new one.
-
-Examples:
-  hawser domain revoke gw2
-  hawser domain revoke spiffe://acme/host/h1")]
-    Revoke {
-        /// The name of a gateway or host, or its identity such as spiffe://acme/gateway/gw2.
-        who: NameOrNode,
-        #[command(flatten)]
-        state: GatewayState,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PeerCommand {
-    /// Prints this domain's peering token, and the words to compare.
-    Token {
-        #[command(flatten)]
-        state: GatewayState,
-    },
-    /// Accepts another domain's peering token, once its words are compared.
-    #[command(after_help = "\
-The token is read from standard input, --token-file or HAWSER_TOKEN. It is no secret, but whoever could swap it on the way
-could pose as that domain: compare the words with its administrator, over another channel.
-
-Examples:
-  hawser domain peer accept --token-file beta.peering
-  hawser domain peer accept --words \"able about above absent ...\" < beta.peering")]
-    Accept(AcceptArgs),
-    /// Lists the domains that this one talks to.
-    List {
-        #[command(flatten)]
-        state: GatewayState,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Talks to a domain no longer; sessions with it are cut.
-    Remove {
-        /// The domain.
-        domain: DomainName,
-        #[command(flatten)]
-        state: GatewayState,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
     /// On a hub: a token that lets one domain be admitted, once.
     Hub {
@@ -453,184 +338,6 @@ Example:
         #[command(flatten)]
         state: GatewayState,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ProtectCommand {
-    /// Protects a machine that runs here: shows what would be done, asks, and waits until it is protected.
-    #[command(after_help = "\
-The machine is found by its QMP socket: --qmp, else that of a machine that was taken over or protected here before, else that of
-`hawser vm run`, else NAME.qmp in host.run. It runs on all the time. Whatever makes it unfit is said before anything is changed.
-
-Examples:
-  hawser protect start vm1 --to host-b
-  hawser protect start vm1 --to host-b --qmp /run/vm1.qmp --yes
-  hawser protect start vm1 --to host-b --plan --json")]
-    Start(StartArgs),
-    /// Shows this host's machines: roles, progress, epochs, pauses, what is held.
-    Status(StatusArgs),
-    /// Ends a machine's protection on the host where it runs; it runs on.
-    Stop {
-        /// The machine's name or UUID.
-        machine: String,
-        #[command(flatten)]
-        state: HostState,
-    },
-    /// Forces a fail-over, on either host: the machine ends where it runs and goes on at the standby.
-    Fail {
-        /// The machine's name or UUID.
-        machine: String,
-        /// Do not ask.
-        #[arg(short, long)]
-        yes: bool,
-        #[command(flatten)]
-        state: HostState,
-    },
-    /// Settles what an agent that died left behind, by what the register says; a starting agent does so by itself.
-    Recover {
-        #[command(flatten)]
-        state: HostState,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StartArgs {
-    /// The machine's name, as shown from then on.
-    pub(crate) machine: String,
-    /// The host that stands by, by its name in the domain.
-    #[arg(long, value_name = "HOST")]
-    pub(crate) to: NodeName,
-    /// Where that host listens, as HOST:PORT; else as in host.peers, else by its name.
-    #[arg(long)]
-    pub(crate) address: Option<String>,
-    /// The machine's QMP socket.
-    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
-    pub(crate) qmp: Option<PathBuf>,
-    /// Only show what would be done.
-    #[arg(long)]
-    pub(crate) plan: bool,
-    /// Do not ask.
-    #[arg(short, long)]
-    pub(crate) yes: bool,
-    /// Return at once; `hawser protect status` tells how it goes.
-    #[arg(long)]
-    pub(crate) no_wait: bool,
-    /// Print JSON, for machines.
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) state: HostState,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    /// Only this machine, by name or UUID.
-    pub(crate) machine: Option<String>,
-    /// Draw it again and again, until Ctrl-C.
-    #[arg(short, long)]
-    pub(crate) watch: bool,
-    #[command(flatten)]
-    pub(crate) output: Output,
-    #[command(flatten)]
-    pub(crate) state: HostState,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct HostState {
-    /// The host's state directory, if not the one in the configuration.
-    #[arg(long = "state", value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
-    pub(crate) directory: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum VmCommand {
-    /// Starts a machine from a small description, under the QEMU that is installed.
-    #[command(after_help = "\
-Whatever the description says, the machine has a versioned machine type, memory that can be mapped, taps without vhost, and a
-QMP socket: it can be protected later, while it runs.
-
-A description:
-  name = \"vm1\"
-  memory = \"2G\"
-  cpus = 2                    # 1 unless given
-  [[disk]]
-  file = \"/srv/vm1.raw\"     # format = \"qcow2\", aio = \"io_uring\" or \"threads\", read_only = true
-  [[nic]]
-  kind = \"tap\"              # or \"user\", with forward = [\"tcp:127.0.0.1:2222-:22\"]
-  ifname = \"tap-vm1\"
-  bridge = \"br0\"
-
-Also: uuid, machine (pc-q35-7.2), accel (auto, kvm, tcg), cpu, kernel, initrd, append, serial (stdio, file:PATH, unix:PATH,
-none), qmp, directory (/run/hawser/vm/NAME), qemu, arguments.
-
-Signals:
-  TERM, INT, HUP   press the machine's power button; a second one kills it
-
-Examples:
-  hawser vm run vm1.toml
-  hawser vm run vm1.toml --print
-  hawser vm run vm1.toml --daemonize")]
-    Run(VmRunArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct VmRunArgs {
-    /// The machine's description (TOML).
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) file: PathBuf,
-    /// Print QEMU's command line, and start nothing.
-    #[arg(long)]
-    pub(crate) print: bool,
-    /// Return when the machine runs, and leave it running.
-    #[arg(long, conflicts_with = "print")]
-    pub(crate) daemonize: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct InitArgs {
-    /// The domain's name: one label, as in acme.
-    pub(crate) domain: DomainName,
-    /// This gateway's name within the domain.
-    #[arg(default_value = "gw1")]
-    pub(crate) name: NodeName,
-    /// A root certificate that there is already (PEM), instead of a new one; with its key, or with an issuer under it.
-    #[arg(long, requires = "root_given", value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) root_certificate: Option<PathBuf>,
-    /// The key of that certificate (PEM, PKCS#8); it is used once and not copied.
-    #[arg(long, requires = "root_certificate", group = "root_given", value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) root_key: Option<PathBuf>,
-    /// An issuer's certificate that there is already (PEM), signed by the root: the root's key is not needed then. Its URI
-    /// name is spiffe://DOMAIN/issuer/NAME.
-    #[arg(
-        long,
-        requires_all = ["root_certificate", "issuer_key"],
-        group = "root_given",
-        value_name = "FILE",
-        value_hint = ValueHint::FilePath
-    )]
-    pub(crate) issuer_certificate: Option<PathBuf>,
-    /// The key of that certificate (PEM, PKCS#8); it is copied into the state directory.
-    #[arg(long, requires = "issuer_certificate", value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) issuer_key: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) state: GatewayState,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AcceptArgs {
-    #[command(flatten)]
-    pub(crate) token: TokenSource,
-    /// Accept if the root has this fingerprint, without asking.
-    #[arg(long, value_name = "sha256:HEX", conflicts_with_all = ["words", "yes"])]
-    pub(crate) fingerprint: Option<Fingerprint>,
-    /// Accept if the root has these twelve words, without asking.
-    #[arg(long, conflicts_with = "yes")]
-    pub(crate) words: Option<String>,
-    /// Accept whatever the token says, without comparing anything.
-    #[arg(long)]
-    pub(crate) yes: bool,
-    #[command(flatten)]
-    pub(crate) state: GatewayState,
 }
 
 #[derive(Debug, Args)]
@@ -674,63 +381,11 @@ pub(crate) struct JoinState {
     pub(crate) directory: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct HubState {
-    /// The hub's state directory, if not the one in the configuration.
-    #[arg(long = "state", value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
-    pub(crate) directory: Option<PathBuf>,
-}
-
 #[derive(Debug, Args, Clone, Copy)]
 pub(crate) struct Output {
     /// Print JSON, for machines.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// A whole domain, or one of its identities.
-#[derive(Debug, Clone)]
-pub(crate) enum DomainOrNode {
-    Domain(DomainName),
-    Node(NodeId),
-}
-
-impl From<DomainOrNode> for hawser_hub::Subject {
-    fn from(who: DomainOrNode) -> Self {
-        match who {
-            DomainOrNode::Domain(domain) => Self::Domain(domain),
-            DomainOrNode::Node(id) => Self::Node(id),
-        }
-    }
-}
-
-impl std::str::FromStr for DomainOrNode {
-    type Err = hawser_proto::NameError;
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        if s.contains("://") {
-            s.parse().map(Self::Node)
-        } else {
-            s.parse().map(Self::Domain)
-        }
-    }
-}
-
-/// A gateway or host of the own domain by its name, or any identity.
-#[derive(Debug, Clone)]
-pub(crate) enum NameOrNode {
-    Name(NodeName),
-    Node(NodeId),
-}
-
-impl std::str::FromStr for NameOrNode {
-    type Err = hawser_proto::NameError;
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        if s.contains("://") {
-            s.parse().map(Self::Node)
-        } else {
-            s.parse().map(Self::Name)
-        }
-    }
 }
 
 fn duration(s: &str) -> Result<Duration, humantime::DurationError> {

@@ -11,7 +11,10 @@ use hawser_proto::{NodeId, NodeName, Role};
 
 use super::state;
 use crate::{
-    cli::{DomainCommand, GatewayState, InitArgs, NameOrNode, Output},
+    cli::{
+        GatewayState, Output,
+        domain::{DomainCommand, InitArgs, NameOrNode},
+    },
     table::Table,
     terminal, when,
 };

@@ -8,7 +8,7 @@ use hawser_store::Store;
 use serde_json::json;
 
 use crate::{
-    cli::{HubCommand, Output},
+    cli::{Output, hub::HubCommand},
     command::state,
     table::Table,
     terminal, when,

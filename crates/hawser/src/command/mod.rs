@@ -25,7 +25,7 @@ use std::future::Future;
 use anyhow::Context as _;
 
 use crate::{
-    cli::{Cli, Command, HubCommand},
+    cli::{Cli, Command, hub::HubCommand},
     daemon::{self, Which},
 };
 

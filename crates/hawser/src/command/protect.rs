@@ -18,7 +18,7 @@ use serde_json::json;
 use super::state;
 use crate::{
     admin,
-    cli::{ProtectCommand, StartArgs, StatusArgs},
+    cli::machines::{ProtectCommand, StartArgs, StatusArgs},
     failure::NothingRuns,
     terminal,
 };

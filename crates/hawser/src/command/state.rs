@@ -8,7 +8,7 @@ use hawser_protect::host::HostConfig;
 use hawser_store::Store;
 
 use crate::{
-    cli::{DEFAULT_CONFIG, GatewayState, HostState, HubState, JoinState},
+    cli::{DEFAULT_CONFIG, GatewayState, JoinState, hub::HubState, machines::HostState},
     config::Config,
 };
 

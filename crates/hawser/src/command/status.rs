@@ -7,7 +7,7 @@ use serde_json::Map;
 use super::state;
 use crate::{
     admin,
-    cli::{GatewayState, HostState, HubState, Output},
+    cli::{GatewayState, Output, hub::HubState, machines::HostState},
     failure::NothingRuns,
     show, terminal,
 };

@@ -9,7 +9,7 @@ use hawser_store::Store;
 
 use super::{domain, state};
 use crate::{
-    cli::{GatewayState, HubState, TokenCommand},
+    cli::{GatewayState, TokenCommand, hub::HubState},
     terminal, when,
 };
 

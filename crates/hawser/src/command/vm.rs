@@ -15,7 +15,7 @@ use hawser_protect::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    cli::{VmCommand, VmRunArgs},
+    cli::machines::{VmCommand, VmRunArgs},
     failure, terminal,
 };
 

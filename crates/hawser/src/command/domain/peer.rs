@@ -8,7 +8,7 @@ use hawser_identity::PeeringToken;
 
 use super::{existing, print_peers};
 use crate::{
-    cli::{AcceptArgs, PeerCommand},
+    cli::domain::{AcceptArgs, PeerCommand},
     terminal,
 };
 
