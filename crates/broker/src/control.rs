@@ -133,6 +133,7 @@ impl Control {
         }
         let (name, profile) = (name(&asked.name)?, profile(&asked.profile)?);
         let link = self.core.link();
+        let internal = |_| Problem::new(500, "internal", "the answer could not be signed: try again");
         let link = link.ok_or_else(|| {
             Problem::later(
                 503,
@@ -154,6 +155,7 @@ impl Control {
             profile,
             enrolment: link_key(&asked.enrolment),
         };
+            check: transcript.check_number().map_err(internal)?,
         let device = directory.enrol(spent.device, &new).await.map_err(refused)?;
         if device.revoked.is_some() {
             return Err(Problem::new(
@@ -164,7 +166,6 @@ impl Control {
         }
         self.admitted(&device, &*link).await;
         info!(device = %device.handle, user = %device.user, "a device was enrolled");
-        let internal = |_| Problem::new(500, "internal", "the answer could not be signed: try again");
         let certificate = self.core.sealer.certificate(&device, now).map_err(internal)?;
         let answer = encoded(&EnrolmentAnswer {
             certificate: certificate.to_bytes(),

@@ -245,6 +245,7 @@ The link is the only thing on standard output; on a terminal a code for a camera
 
 Examples:
   hawser enrol alice
+  hawser enrol alice --life 1m
   hawser enrol alice | ssh laptop hawser device enrol")]
     Enrol(people::EnrolArgs),
     /// Lists and revokes devices, on a gateway; and is one, anywhere.

@@ -36,6 +36,8 @@ pub struct Device {
     pub enrolled: UnixTime,
     /// What it can show.
     pub profile: Profile,
+    /// The check number of its enrolment, which the device has shown its user. None: it was enrolled by an older version.
+    pub check: Option<String>,
     /// When and by whom it was revoked.
     pub revoked: Option<Revocation>,
 }
@@ -66,6 +68,8 @@ pub struct NewDevice {
     pub profile: Profile,
     /// The link it came by, as base64url.
     pub enrolment: String,
+    /// The check number of its enrolment.
+    pub check: String,
 }
 
 impl Directory {
@@ -106,7 +110,7 @@ impl Directory {
                 &format!("user {}", new.user),
                 "device-enrolled",
                 &handle.to_string(),
-                &new.name,
+                &format!("{}, check number {}", new.name, new.check),
             )
             .await?;
         let record = DeviceRecord {
@@ -120,6 +124,7 @@ impl Directory {
             thumbprint: new.thumbprint,
             revoked: None,
             enrolment: new.enrolment.clone(),
+            check: Some(new.check.clone()),
         };
         match self
             .store
@@ -244,6 +249,7 @@ fn device(handle: DeviceHandle, record: DeviceRecord) -> Device {
         thumbprint: record.thumbprint,
         epoch: record.epoch,
         enrolled: record.enrolled,
+        check: record.check,
         revoked: record.revoked.map(|r| Revocation { at: r.at, by: r.by }),
     }
 }

@@ -1,9 +1,11 @@
 //! Enrolment links: a one-time secret for one user's one device.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hawser_proto::{
     UnixTime,
-    broker::{DeviceHandle, UserName, enrolment::LINK_LIFE},
+    broker::{DeviceHandle, UserName},
 };
 use hawser_store::StoreError;
 use zeroize::Zeroizing;
@@ -40,8 +42,8 @@ pub struct Spent {
 }
 
 impl Directory {
-    /// Makes a link for a user's next device, good for [`LINK_LIFE`].
-    pub async fn make_link(&self, user: &UserName) -> Result<Link, DirectoryError> {
+    /// Makes a link for a user's next device, good for `life`.
+    pub async fn make_link(&self, user: &UserName, life: Duration) -> Result<Link, DirectoryError> {
         if !self.has_user(user).await? {
             return Err(unknown("user", user));
         }
@@ -65,7 +67,7 @@ impl Directory {
             enrolment: random()?,
             secret: Zeroizing::new(random()?),
             user: user.clone(),
-            expires: now.plus(LINK_LIFE),
+            expires: now.plus(life),
         };
         let key = link_key(&link.enrolment);
         self.audit

@@ -86,6 +86,9 @@ pub(crate) struct DeviceRecord {
     /// The link it came by, as base64url.
     #[n(9)]
     pub(crate) enrolment: String,
+    /// The check number of its enrolment.
+    #[n(10)]
+    pub(crate) check: Option<String>,
 }
 
 impl DeviceRecord {

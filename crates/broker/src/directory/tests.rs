@@ -1,4 +1,4 @@
-use hawser_proto::broker::api::Profile;
+use hawser_proto::broker::{api::Profile, enrolment::LINK_LIFE};
 
 use super::*;
 
@@ -21,6 +21,7 @@ fn new_device(user: &str) -> NewDevice {
         thumbprint: [6; 32],
         profile: Profile::default(),
         enrolment: "link".into(),
+        check: "012345".into(),
     }
 }
 
@@ -63,7 +64,7 @@ async fn groups_hold_users_who_exist() {
 async fn a_link_is_for_one_device() {
     let (_dir, d) = directory();
     d.add_user(&name("alice")).await.unwrap();
-    let link = d.make_link(&name("alice")).await.unwrap();
+    let link = d.make_link(&name("alice"), LINK_LIFE).await.unwrap();
     let now = UnixTime::now();
     assert_eq!(*d.link_secret(&link.enrolment, now).await.unwrap(), *link.secret);
     let spent = d.spend_link(&link.enrolment, [1; 32], now).await.unwrap();
@@ -83,7 +84,7 @@ async fn a_link_is_for_one_device() {
 async fn a_link_of_a_removed_user_opens_nothing() {
     let (_dir, d) = directory();
     d.add_user(&name("alice")).await.unwrap();
-    let link = d.make_link(&name("alice")).await.unwrap();
+    let link = d.make_link(&name("alice"), LINK_LIFE).await.unwrap();
     d.remove_user(&name("alice")).await.unwrap();
     let spent = d.spend_link(&link.enrolment, [1; 32], UnixTime::now()).await;
     assert!(matches!(

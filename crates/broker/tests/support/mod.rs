@@ -26,7 +26,7 @@ use hawser_proto::{
     broker::{
         DeviceHandle, Envelope,
         api::{Delivery, Enrol, Enrolled, Profile},
-        enrolment::{EnrolmentAnswer, EnrolmentRequest},
+        enrolment::{EnrolmentAnswer, EnrolmentRequest, LINK_LIFE},
         envelope::{MAX_ENVELOPE, encoded, whole},
         mailbox::{FetchAnswer, Happening, Outcome, Report},
         statement::{AckCode, Acknowledgement, DeviceCertificate, FetchRequest, Signed},
@@ -256,7 +256,11 @@ impl World {
 
     /// Enrols a device by a link, as a device does.
     pub async fn enrol(&self, user: &str, profile: Profile) -> Device {
-        let link = self.directory.make_link(&user.parse().unwrap()).await.unwrap();
+        let link = self
+            .directory
+            .make_link(&user.parse().unwrap(), LINK_LIFE)
+            .await
+            .unwrap();
         let keys = Arc::new(DeviceKeys::generate().unwrap());
         let request = encoded(&EnrolmentRequest {
             enrolment: link.enrolment,

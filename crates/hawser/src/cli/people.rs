@@ -1,11 +1,14 @@
 //! The command line of the broker's administration: who there is, and with which devices.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueHint};
 use hawser_proto::broker::{DeviceHandle, UserName};
 
 use super::{GatewayState, Output};
+
+/// Whoever has a link first is the user: it is not to lie about.
+const MAX_LINK_LIFE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum UserCommand {
@@ -115,6 +118,9 @@ pub(crate) enum ApplicationCommand {
 pub(crate) struct EnrolArgs {
     /// Whose device it will be.
     pub(crate) user: UserName,
+    /// How long the link is good for: an hour at most.
+    #[arg(long, default_value = "10m", value_parser = link_life, value_name = "TIME")]
+    pub(crate) life: Duration,
     /// Draw no code for a camera, even on a terminal.
     #[arg(long)]
     pub(crate) no_qr: bool,
@@ -163,4 +169,12 @@ pub(crate) struct AuditArgs {
     pub(crate) state: GatewayState,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+fn link_life(text: &str) -> Result<Duration, String> {
+    let life = super::duration(text).map_err(|e| e.to_string())?;
+    match (Duration::from_secs(1)..=MAX_LINK_LIFE).contains(&life) {
+        true => Ok(life),
+        false => Err("expected a time between 1s and 1h".into()),
+    }
 }

@@ -121,7 +121,7 @@ async fn enrolment(name: Option<String>, profile: ProfileArgs, home: &DeviceHome
         profile: changed(Profile::default(), &profile),
         cost: Cost::default(),
     };
-    let check = |number: &str| eprintln!("Check number: {number}");
+    let check = |number: &str| eprintln!("Check number, the same in the administrator's list: {number}");
     let identity = enrol(&at, &enrolment, &passphrase, check).await?;
     eprintln!(
         "Done: this is {}'s device {} ({}) in the domain {}, kept in {}.\nNow: hawser device listen",

@@ -170,7 +170,7 @@ pub(super) async fn enrol(config: &Path, args: EnrolArgs) -> anyhow::Result<()> 
         );
     };
     let own = Credentials::load(&domain::existing(config, &args.state)?)?;
-    let link = directory.make_link(&args.user).await?;
+    let link = directory.make_link(&args.user, args.life).await?;
     let fragment = Fragment {
         enrolment: link.enrolment,
         secret: *link.secret,
@@ -239,7 +239,7 @@ async fn devices(
             .map(|d| {
                 let contact = contacts.get(&d.handle);
                 json!({
-                    "device": d.handle, "user": d.user, "name": d.name, "enrolled": d.enrolled, "epoch": d.epoch,
+                    "device": d.handle, "user": d.user, "name": d.name, "enrolled": d.enrolled, "check": d.check, "epoch": d.epoch,
                     "profile": d.profile, "revoked": d.revoked,
                     "last_contact": contact.map(|c| c.0), "connected": contact.is_some_and(|c| c.1),
                 })
@@ -247,7 +247,7 @@ async fn devices(
             .collect();
         return terminal::print_json(&views);
     }
-    let mut table = Table::new(["DEVICE", "USER", "NAME", "SINCE", "LAST CONTACT"]);
+    let mut table = Table::new(["DEVICE", "USER", "NAME", "SINCE", "CHECK", "LAST CONTACT"]);
     for device in devices {
         let contact = match (&device.revoked, contacts.get(&device.handle)) {
             (Some(revoked), _) => format!("revoked {} by {}", when::relative(revoked.at), revoked.by),
@@ -260,6 +260,7 @@ async fn devices(
             device.user.to_string(),
             device.name,
             when::date(device.enrolled),
+            device.check.unwrap_or_default(),
             contact,
         ]);
     }

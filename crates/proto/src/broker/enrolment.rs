@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{DomainName, UnixTime};
 
-/// How long a link is good for.
+/// How long a link is good for, unless the administrator says otherwise.
 pub const LINK_LIFE: std::time::Duration = std::time::Duration::from_secs(600);
 /// HKDF-SHA-256 `info` of the key for the request's HMAC (salt: the enrolment's id, key: the secret).
 pub const REQUEST_KEY: &[u8] = b"hawser-enrolment/1 request";
