@@ -80,8 +80,9 @@ impl Control {
     fn page(&self, path: &str) -> Result<Answer, Problem> {
         let file = page::file(path).ok_or_else(Problem::not_found)?;
         let mut answer = Response::new(Full::from(file.bytes));
-        let link = self.core.link();
-        let mailboxes: Vec<&str> = link.iter().map(|l| l.url()).collect();
+        // Known without a connection, too: the page lives longer than that.
+        let mailbox = self.core.mailbox.load();
+        let mailboxes: Vec<&str> = mailbox.iter().map(String::as_str).collect();
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.content_type));
         for (name, value) in page::headers(&mailboxes) {
@@ -132,8 +133,8 @@ impl Control {
             ));
         }
         let (name, profile) = (name(&asked.name)?, profile(&asked.profile)?);
-        let link = self.core.link();
         let internal = |_| Problem::new(500, "internal", "the answer could not be signed: try again");
+        let link = self.core.link();
         let link = link.ok_or_else(|| {
             Problem::later(
                 503,
@@ -154,8 +155,8 @@ impl Control {
             thumbprint: key.thumbprint(),
             profile,
             enrolment: link_key(&asked.enrolment),
-        };
             check: transcript.check_number().map_err(internal)?,
+        };
         let device = directory.enrol(spent.device, &new).await.map_err(refused)?;
         if device.revoked.is_some() {
             return Err(Problem::new(

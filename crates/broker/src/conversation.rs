@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use crate::{
     core::Core,
     delivery::{self, Ack, Effects, Event, Key, Machine, Row},
-    directory::Device,
+    directory::{Device, Home},
     fetching::Fetching,
     link::{Heard, MailboxLink, Reply, Said},
     metrics::count,
@@ -36,11 +36,13 @@ pub(crate) struct Conversation {
     fetching: Arc<Fetching>,
     contacts: std::sync::Mutex<BTreeMap<DeviceHandle, (UnixTime, bool)>>,
     /// The mailbox that the domain's devices have; another hub's is not used.
-    home: Mutex<Option<[u8; 32]>>,
+    home: Mutex<Option<Home>>,
 }
 
 impl Conversation {
-    pub(crate) fn new(core: Arc<Core>, fetching: Arc<Fetching>, home: Option<[u8; 32]>) -> Self {
+    pub(crate) fn new(core: Arc<Core>, fetching: Arc<Fetching>, home: Option<Home>) -> Self {
+        core.mailbox
+            .store(Arc::new(home.as_ref().and_then(|h| h.url.clone())));
         Self {
             core,
             fetching,
@@ -99,21 +101,24 @@ impl Conversation {
 
     /// The first mailbox that answers is the domain's for good: its address is told to devices.
     async fn is_home(&self, link: &Arc<dyn MailboxLink>) -> bool {
-        let mut home = self.home.lock().await;
-        match *home {
-            Some(pin) => pin == link.pin(),
-            None => match self.core.directory.set_home(link.pin()).await {
-                Ok(()) => {
-                    info!(url = link.url(), "this mailbox is the domain's");
-                    *home = Some(link.pin());
-                    true
-                }
-                Err(e) => {
-                    warn!(error = %e, "the mailbox cannot be written down");
-                    false
-                }
-            },
+        let mut known = self.home.lock().await;
+        let new = Home {
+            pin: link.pin(),
+            url: Some(link.url().into()),
+        };
+        match &*known {
+            Some(home) if home.pin != new.pin => return false,
+            Some(home) if *home == new => return true,
+            _ => {}
         }
+        if let Err(e) = self.core.directory.set_home(&new).await {
+            warn!(error = %e, "the mailbox cannot be written down");
+            return known.is_some();
+        }
+        info!(url = link.url(), "this mailbox is the domain's");
+        self.core.mailbox.store(Arc::new(new.url.clone()));
+        *known = Some(new);
+        true
     }
 
     /// Writes down which devices came and went.

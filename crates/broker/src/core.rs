@@ -45,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) again: Notify,
     /// The machine may be ahead of the disk: it is to be read anew.
     broken: AtomicBool,
+    /// Where devices reached the mailbox last, whether it is connected or not.
+    pub(crate) mailbox: ArcSwap<Option<String>>,
     pub(crate) link: watch::Sender<Option<Arc<dyn MailboxLink>>>,
     /// Changes when the directory was read anew, and all that follows from it is done.
     pub(crate) reconciled: watch::Sender<u64>,
@@ -74,6 +76,7 @@ impl Core {
             work: Notify::new(),
             again: Notify::new(),
             broken: AtomicBool::new(false),
+            mailbox: ArcSwap::from_pointee(None),
             link: watch::Sender::new(None),
             reconciled: watch::Sender::new(0),
             metrics,

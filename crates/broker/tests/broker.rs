@@ -315,6 +315,25 @@ async fn a_mailbox_that_is_busy_or_gone_gets_it_later_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_may_speak_with_the_mailbox_before_that_is_connected_again() {
+    let mut world = World::new().await;
+    let policy = async |world: &World| {
+        let page = http::Request::get("/").body(Full::default()).unwrap();
+        let answer = world.visited(page).await;
+        answer.headers()["content-security-policy"]
+            .to_str()
+            .unwrap()
+            .to_owned()
+    };
+    let with = format!("connect-src 'self' {MAILBOX};");
+    assert!(policy(&world).await.contains(&with));
+    world.disconnect().await;
+    assert!(policy(&world).await.contains(&with));
+    world.restart_alone().await;
+    assert!(policy(&world).await.contains(&with), "it is written down");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn forged_acknowledgements_are_not_believed() {
     let world = World::new().await;
     user(&world, "alice").await;

@@ -31,6 +31,15 @@ use records::{
 };
 pub use snapshot::Snapshot;
 
+/// The mailbox that a domain's devices have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    /// SHA-256 of its hub's public key.
+    pub pin: [u8; 32],
+    /// Where devices reached it last: `https://NAME[:PORT]`. None: an older version wrote the pin alone.
+    pub url: Option<String>,
+}
+
 /// Most members of a group.
 pub const MAX_MEMBERS: usize = 10_000;
 /// Most devices of a user that are not revoked.
@@ -376,15 +385,19 @@ impl Directory {
         Ok(entries.into_iter().filter_map(view).collect())
     }
 
-    /// The hub whose mailbox the domain's devices have: SHA-256 of its public key. `None`: none has answered yet.
-    pub async fn home(&self) -> Result<Option<[u8; 32]>, DirectoryError> {
+    /// The mailbox that the domain's devices have. `None`: none has answered yet.
+    pub async fn home(&self) -> Result<Option<Home>, DirectoryError> {
         let home = self.store.bucket::<HomeRecord>(HOME).get(HOME_KEY).await?;
-        Ok(home.map(|(record, _)| record.pin))
+        Ok(home.map(|(HomeRecord { pin, url }, _)| Home { pin, url }))
     }
 
-    /// Writes down the hub whose mailbox the domain's devices have.
-    pub async fn set_home(&self, pin: [u8; 32]) -> Result<(), DirectoryError> {
-        self.store.bucket(HOME).put(HOME_KEY, &HomeRecord { pin }).await?;
+    /// Writes down the mailbox that the domain's devices have.
+    pub async fn set_home(&self, home: &Home) -> Result<(), DirectoryError> {
+        let Home { pin, url } = home.clone();
+        self.store
+            .bucket(HOME)
+            .put(HOME_KEY, &HomeRecord { pin, url })
+            .await?;
         Ok(())
     }
 

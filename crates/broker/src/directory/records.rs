@@ -182,4 +182,7 @@ pub(crate) struct HomeRecord {
     /// SHA-256 of the hub's public key.
     #[cbor(n(0), with = "minicbor::bytes")]
     pub(crate) pin: [u8; 32],
+    /// Where devices reached it last: `https://NAME[:PORT]`.
+    #[n(1)]
+    pub(crate) url: Option<String>,
 }

@@ -223,6 +223,12 @@ impl World {
 
     /// The process ends as it is, and another begins.
     pub async fn restart(&mut self) {
+        self.restart_alone().await;
+        self.connect().await;
+    }
+
+    /// The same, and it finds no mailbox.
+    pub async fn restart_alone(&mut self) {
         self.link.dead.store(true, std::sync::atomic::Ordering::SeqCst);
         let state = self.dir.path().join("state");
         // Nothing of the old one may write any more: it goes on a copy of the files, as kill -9 leaves them.
@@ -237,7 +243,6 @@ impl World {
         }
         (self.directory, self.broker) = start(&to).await;
         self.dir = copy;
-        self.connect().await;
     }
 
     pub fn report_later(&self, device: DeviceHandle, what: Happening) {
@@ -325,6 +330,12 @@ impl World {
 
     /// One request that came under the published name.
     pub async fn visit(&self, request: http::Request<Full<Bytes>>) -> (u16, Bytes) {
+        let answer = self.visited(request).await;
+        (answer.status().as_u16(), answer.into_body())
+    }
+
+    /// The same with the answer's head.
+    pub async fn visited(&self, request: http::Request<Full<Bytes>>) -> http::Response<Bytes> {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let broker = self.broker.clone();
         tokio::spawn(async move { broker.visit(far, CancellationToken::new()).await });
@@ -334,7 +345,8 @@ impl World {
     /// One request to the publishing interface.
     pub async fn publish(&self, request: http::Request<Full<Bytes>>) -> (u16, Bytes) {
         let address = self.broker.status().listen[0];
-        exchange(TcpStream::connect(address).await.unwrap(), request).await
+        let answer = exchange(TcpStream::connect(address).await.unwrap(), request).await;
+        (answer.status().as_u16(), answer.into_body())
     }
 
     pub async fn delivery(&self, token: &str, id: &str) -> Delivery {
@@ -491,7 +503,7 @@ pub fn event_with(
     request.body(Full::from(data.into())).unwrap()
 }
 
-async fn exchange<S>(stream: S, mut request: http::Request<Full<Bytes>>) -> (u16, Bytes)
+async fn exchange<S>(stream: S, mut request: http::Request<Full<Bytes>>) -> http::Response<Bytes>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -506,6 +518,6 @@ where
         .await
         .unwrap()
         .unwrap();
-    let status = answer.status().as_u16();
-    (status, answer.into_body().collect().await.unwrap().to_bytes())
+    let (head, body) = answer.into_parts();
+    http::Response::from_parts(head, body.collect().await.unwrap().to_bytes())
 }
