@@ -8,6 +8,7 @@ mod backend;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod error;
+mod group;
 pub mod mailbox;
 mod sqlite;
 

@@ -1,5 +1,6 @@
 //! The embedded engine: one SQLite file in WAL mode. One thread per store owns the connection; calls reach it by a bounded
-//! queue. With `synchronous=FULL` a commit is on disk before it is acknowledged.
+//! queue. With `synchronous=FULL` a commit is on disk before it is acknowledged; writes that wait together share one
+//! ([`crate::group`]).
 
 use std::{
     fs,
@@ -10,9 +11,12 @@ use std::{
 };
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::{Backend, BoxFuture, Entry, Expect, Revision, StoreError};
+use crate::{
+    Backend, BoxFuture, Entry, Expect, Revision, StoreError,
+    group::{self, Grouped, Work},
+};
 
 /// What a database file is.
 pub(crate) struct Kind {
@@ -37,7 +41,8 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Calls that may wait for the thread; further callers wait for a place.
 const MAX_QUEUED: usize = 256;
 
-type Job = Box<dyn FnOnce(&mut Worker) + Send>;
+/// Whether a call writes, and the call.
+type Job = (bool, Work<Worker>);
 
 pub(crate) struct Sqlite {
     jobs: mpsc::Sender<(Job, OwnedSemaphorePermit)>,
@@ -54,6 +59,8 @@ impl Sqlite {
             version: data_version(&connection)?,
             connection,
             commits: commits.clone(),
+            written: false,
+            deleted: false,
             truncate: false,
         };
         // Bounded by the semaphore, whose permit travels with the job.
@@ -71,16 +78,15 @@ impl Sqlite {
 
     async fn call<R: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Worker) -> Result<R, StoreError> + Send + 'static,
+        writes: bool,
+        call: impl FnOnce(&mut Worker) -> Result<R, StoreError> + Send + 'static,
     ) -> Result<R, StoreError> {
         let place = self.places.clone().acquire_owned().await;
         let place = place.map_err(|_| StoreError::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |worker| {
-            // The caller may have gone; the work is done all the same.
-            let _ = reply.send(work(worker));
-        });
-        self.jobs.send((job, place)).map_err(|_| StoreError::Closed)?;
+        let (job, answer) = group::work(call);
+        self.jobs
+            .send(((writes, job), place))
+            .map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 }
@@ -92,7 +98,7 @@ impl Backend for Sqlite {
         key: &'a str,
     ) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
         let key = key.to_owned();
-        Box::pin(self.call(move |w| w.get(bucket, key)))
+        Box::pin(self.call(false, move |w| w.get(bucket, key)))
     }
 
     fn write<'a>(
@@ -103,16 +109,16 @@ impl Backend for Sqlite {
         expect: Expect,
     ) -> BoxFuture<'a, Result<Revision, StoreError>> {
         let key = key.to_owned();
-        Box::pin(self.call(move |w| w.write(bucket, key, &value, expect)))
+        Box::pin(self.call(true, move |w| w.write(bucket, key, &value, expect)))
     }
 
     fn delete<'a>(&'a self, bucket: &'static str, key: &'a str) -> BoxFuture<'a, Result<bool, StoreError>> {
         let key = key.to_owned();
-        Box::pin(self.call(move |w| w.delete(bucket, &key)))
+        Box::pin(self.call(true, move |w| w.delete(bucket, &key)))
     }
 
     fn entries<'a>(&'a self, bucket: &'static str) -> BoxFuture<'a, Result<Vec<Entry>, StoreError>> {
-        Box::pin(self.call(move |w| w.entries(bucket)))
+        Box::pin(self.call(false, move |w| w.entries(bucket)))
     }
 
     fn watch(&self) -> watch::Receiver<u64> {
@@ -126,6 +132,10 @@ struct Worker {
     commits: watch::Sender<u64>,
     /// `PRAGMA data_version` when last looked at: it changes when another connection commits.
     version: i64,
+    /// Whether the group under way has changed something.
+    written: bool,
+    /// Whether it has deleted something: that is to be gone from the log before anybody is told.
+    deleted: bool,
     /// Whether values that were deleted or replaced may still stand in the write-ahead log.
     truncate: bool,
 }
@@ -135,7 +145,8 @@ impl Worker {
         let mut poll = Instant::now() + POLL;
         loop {
             match queue.recv_timeout(poll.saturating_duration_since(Instant::now())) {
-                Ok((job, _place)) => job(self),
+                Ok(((true, job), _place)) => self.group(job, queue),
+                Ok(((false, job), _place)) => job(Ok(self)).1(Ok(())),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
@@ -144,6 +155,23 @@ impl Worker {
                 poll = Instant::now() + POLL;
             }
         }
+    }
+
+    /// Does a call that writes and those that wait behind it, commits, and answers. Of other processes' writes each is waited for.
+    fn group(&mut self, first: Work<Self>, queue: &mpsc::Receiver<(Job, OwnedSemaphorePermit)>) {
+        let next = || queue.try_recv().ok().map(|((_, job), _place)| job);
+        let (done, answers) = group::commit(self, "BEGIN IMMEDIATE", first, next);
+        let (written, deleted) = (
+            std::mem::take(&mut self.written),
+            std::mem::take(&mut self.deleted),
+        );
+        if done.is_ok() && written {
+            self.committed();
+        }
+        if done.is_ok() && deleted {
+            self.truncate_log();
+        }
+        group::tell(answers, &done);
     }
 
     /// Looks for commits of others. A failure shows at the next call as well, where somebody hears of it.
@@ -182,11 +210,8 @@ impl Worker {
         value: &[u8],
         expect: Expect,
     ) -> Result<Revision, StoreError> {
-        let transaction = self
+        let found: Option<i64> = self
             .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(engine)?;
-        let found: Option<i64> = transaction
             .prepare_cached("SELECT revision FROM entries WHERE bucket = ?1 AND key = ?2")
             .and_then(|mut q| q.query_row(params![bucket, key], |row| row.get(0)).optional())
             .map_err(engine)?;
@@ -203,37 +228,31 @@ impl Worker {
             }
             _ => {}
         }
-        let revision: i64 = transaction
+        let revision: i64 = self
+            .connection
             .prepare_cached("UPDATE counter SET revision = revision + 1 RETURNING revision")
             .and_then(|mut q| q.query_row([], |row| row.get(0)))
             .map_err(engine)?;
-        transaction
+        self.connection
             .prepare_cached(
                 "INSERT OR REPLACE INTO entries (bucket, key, value, revision) VALUES (?1, ?2, ?3, ?4)",
             )
             .and_then(|mut q| q.execute(params![bucket, key, value, revision]))
             .map_err(engine)?;
-        transaction.commit().map_err(engine)?;
+        self.written = true;
         // What was replaced is wiped at the next look, so that many writes share one checkpoint.
         self.truncate |= found.is_some();
-        self.committed();
         Ok(revision.cast_unsigned())
     }
 
     fn delete(&mut self, bucket: &str, key: &str) -> Result<bool, StoreError> {
-        let transaction = self
+        let gone = self
             .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(engine)?;
-        let gone = transaction
             .prepare_cached("DELETE FROM entries WHERE bucket = ?1 AND key = ?2")
             .and_then(|mut q| q.execute(params![bucket, key]))
             .map_err(engine)?;
-        transaction.commit().map_err(engine)?;
-        if gone > 0 {
-            self.committed();
-            self.truncate_log();
-        }
+        self.written |= gone > 0;
+        self.deleted |= gone > 0;
         Ok(gone > 0)
     }
 
@@ -262,6 +281,14 @@ impl Worker {
         let _ = self.connection.busy_timeout(BUSY);
         self.truncate = !matches!(busy, Ok(0));
     }
+}
+
+impl Grouped for Worker {
+    fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    fn undone(&mut self) {}
 }
 
 /// Makes or checks the directory, and makes the file before SQLite does, so that it and its log are nobody else's to read.

@@ -262,7 +262,7 @@ pub struct Totals {
     pub reports: usize,
 }
 
-/// An engine. Calls take effect in the order in which they were made, each as a whole or not at all; an answer comes when the
+/// An engine. Calls but [`Backend::read`] take effect in the order in which they were made, each as a whole or not at all; an answer comes when the
 /// effect is on disk, and everything that it rests on. An engine that has too much to do answers [`StoreError::Busy`].
 pub trait Backend: Send + Sync + 'static {
     /// Other bounds from now on; what is there stays.
@@ -283,7 +283,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Puts a skip record in the place of whatever is queued for its numbers.
     fn skip(&self, skip: Skip) -> Reply<Skipped>;
 
-    /// Reads a queue. Nothing of a device that is unknown or revoked.
+    /// Reads a queue. Nothing of a device that is unknown or revoked. It sees at least what was answered before it was called; of
+    /// calls under way it waits for none.
     fn read(&self, device: Handle, page: Page) -> Reply<Vec<Item>>;
 
     /// The device has everything up to this number, or an explanation: skip records up to there are forgotten.

@@ -240,36 +240,6 @@ impl Tables {
         Ok(Skipped::Kept { position })
     }
 
-    pub(super) fn read(&self, handle: &Handle, page: &Page) -> Result<Vec<Item>> {
-        let Some(book) = self.books.devices.get(handle).filter(|b| !b.device.revoked) else {
-            return Ok(Vec::new());
-        };
-        // The inner query finds its rows in an index, so that no body is read that is not wanted.
-        let mut statement = self
-            .connection
-            .prepare_cached(
-                "SELECT position, last, expires, kind, body FROM queue WHERE position IN
-                     (SELECT position FROM queue WHERE device = ?1 AND position > ?2 AND last > ?3
-                      AND (kind = 1 OR expires > ?5) ORDER BY position LIMIT ?4)
-                 ORDER BY position",
-            )
-            .map_err(engine)?;
-        let above = page.above.min(i64::MAX as u64);
-        let mut rows = statement
-            .query(params![book.id, page.after, above, page.items, page.now])
-            .map_err(engine)?;
-        let (mut items, mut bytes) = (Vec::new(), 0);
-        while let Some(row) = rows.next().map_err(engine)? {
-            let item = item(row).map_err(engine)?;
-            bytes += item.body.len();
-            items.push(item);
-            if bytes >= page.bytes {
-                break;
-            }
-        }
-        Ok(items)
-    }
-
     pub(super) fn explained(&mut self, handle: &Handle, sequence: u64) -> Result<()> {
         let Some(book) = self.books.devices.get(handle).filter(|b| b.skips > 0) else {
             return Ok(());
@@ -499,6 +469,33 @@ impl Tables {
             .and_then(|mut statement| statement.query_map(params, row)?.collect())
             .map_err(engine)
     }
+}
+
+/// Reads a queue, beside whoever writes.
+pub(super) fn read(connection: &Connection, handle: &Handle, page: &Page) -> Result<Vec<Item>> {
+    // The inner query finds its rows in an index, so that no body is read that is not wanted.
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT position, last, expires, kind, body FROM queue WHERE position IN
+                 (SELECT position FROM queue WHERE device = (SELECT id FROM devices WHERE handle = ?1 AND revoked = 0)
+                  AND position > ?2 AND last > ?3 AND (kind = 1 OR expires > ?5) ORDER BY position LIMIT ?4)
+             ORDER BY position",
+        )
+        .map_err(engine)?;
+    let above = page.above.min(i64::MAX as u64);
+    let mut rows = statement
+        .query(params![handle, page.after, above, page.items, page.now])
+        .map_err(engine)?;
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next().map_err(engine)? {
+        let item = item(row).map_err(engine)?;
+        bytes += item.body.len();
+        items.push(item);
+        if bytes >= page.bytes {
+            break;
+        }
+    }
+    Ok(items)
 }
 
 fn item(row: &rusqlite::Row<'_>) -> rusqlite::Result<Item> {

@@ -1,30 +1,29 @@
-//! The embedded engine: one SQLite file in WAL mode with `synchronous=FULL`, owned by one thread. Calls that wait for it
-//! share one transaction, and so one wait for the disk (group commit); each is a savepoint of its own in it. Answers go out
-//! after the commit, so that nothing rests on what may be lost.
+//! The embedded engine: one SQLite file in WAL mode with `synchronous=FULL`, which one thread writes, by group commit
+//! ([`crate::group`]). Queues are read by another one, on a connection of its own.
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{Arc, PoisonError, RwLock, mpsc},
     time::{Duration, Instant},
 };
 
+use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
     Ack, Acked, Admission, Backend, Deposit, Deposited, Device, Expired, Handle, Item, Limits, Page, Reply,
     Report, Revocation, Skip, Skipped, Totals,
     books::Books,
-    queue::{SCHEMA, Tables},
+    queue::{self, SCHEMA, Tables},
 };
 use crate::{
     StoreError,
+    group::{self, Grouped, Work},
     sqlite::{Kind, connect, engine, prepare},
 };
 
 /// Calls that may wait for the thread; further ones are answered that it is busy.
 const MAX_QUEUED: usize = 8192;
-/// Calls in one transaction.
-const GROUP: usize = 512;
 /// How long what was deleted may stand in the write-ahead log while there is nothing to do, and while there is.
 const WIPE_IDLE: Duration = Duration::from_millis(250);
 const WIPE_BUSY: Duration = Duration::from_secs(5);
@@ -40,14 +39,14 @@ const KIND: Kind = Kind {
     format: 1,
 };
 
-/// Takes the outcome of the commit.
-type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-type Job = Box<dyn FnOnce(&mut Tables) -> (bool, Answer) + Send>;
-
 pub(super) struct Sqlite {
-    jobs: mpsc::Sender<(Job, OwnedSemaphorePermit)>,
+    jobs: mpsc::Sender<(Work<Tables>, OwnedSemaphorePermit)>,
+    looks: mpsc::Sender<(Look, OwnedSemaphorePermit)>,
     places: Arc<Semaphore>,
 }
+
+/// Reads what is committed.
+type Look = Box<dyn FnOnce(&Connection) + Send>;
 
 impl Sqlite {
     pub(super) fn open(dir: &Path, limits: Limits) -> Result<Self, StoreError> {
@@ -58,6 +57,8 @@ impl Sqlite {
             .and_then(|()| connection.pragma_update(None, "temp_store", "MEMORY"))
             .map_err(engine)?;
         connection.set_prepared_statement_cache_capacity(64);
+        let reading = connect(&path, &KIND, SCHEMA)?;
+        reading.pragma_update(None, "query_only", "ON").map_err(engine)?;
         let tables = Tables {
             books: Books::read(&connection)?,
             connection,
@@ -66,44 +67,73 @@ impl Sqlite {
             deleted: true,
             wipe: false,
         };
+        let quiet = Arc::new(RwLock::new(()));
         let mut worker = Worker {
             tables,
             deleted: None,
+            quiet: quiet.clone(),
         };
-        // Bounded by the semaphore, whose permit travels with the job.
+        // Bounded by the semaphore, whose permits travel with the calls.
         let (jobs, queue) = mpsc::channel();
-        std::thread::Builder::new()
-            .name("hawser-mailbox".into())
+        let (looks, looking) = mpsc::channel();
+        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        let failed = |source| StoreError::Path {
+            path: path.clone(),
+            source,
+        };
+        thread("hawser-mailbox")
             .spawn(move || worker.run(&queue))
-            .map_err(|source| StoreError::Path { path, source })?;
+            .map_err(failed)?;
+        thread("hawser-reader")
+            .spawn(move || look(&reading, &looking, &quiet))
+            .map_err(failed)?;
         Ok(Self {
             jobs,
+            looks,
             places: Arc::new(Semaphore::new(MAX_QUEUED)),
         })
     }
 
     fn call<R: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Tables) -> Result<R, StoreError> + Send + 'static,
+        call: impl FnOnce(&mut Tables) -> Result<R, StoreError> + Send + 'static,
+    ) -> Reply<R> {
+        let (job, answer) = group::work(call);
+        self.queued(&self.jobs, job, answer)
+    }
+
+    /// Reads beside the thread that writes, which a stream would wait for otherwise.
+    fn look<R: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Connection) -> Result<R, StoreError> + Send + 'static,
     ) -> Reply<R> {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |tables| {
-            let done = work(tables);
-            let good = done.is_ok();
-            // The caller may have gone; the work is done all the same.
-            let answer: Answer = Box::new(move |commit| {
-                let _ = reply.send(done.and_then(|done| commit.map(|()| done)));
-            });
-            (good, answer)
-        });
+        let look: Look = Box::new(move |connection| drop(reply.send(look(connection))));
+        self.queued(&self.looks, look, answer)
+    }
+
+    fn queued<J, R: Send + 'static>(
+        &self,
+        line: &mpsc::Sender<(J, OwnedSemaphorePermit)>,
+        job: J,
+        answer: oneshot::Receiver<Result<R, StoreError>>,
+    ) -> Reply<R> {
         let queued = match self.places.clone().try_acquire_owned() {
-            Ok(place) => self.jobs.send((job, place)).map_err(|_| StoreError::Closed),
+            Ok(place) => line.send((job, place)).map_err(|_| StoreError::Closed),
             Err(_) => Err(StoreError::Busy(Duration::ZERO)),
         };
         Box::pin(async move {
             queued?;
             answer.await.map_err(|_| StoreError::Closed)?
         })
+    }
+}
+
+/// What the reading thread does. While the log is wiped nobody reads, since what is read keeps it from being emptied.
+fn look(connection: &Connection, looks: &mpsc::Receiver<(Look, OwnedSemaphorePermit)>, quiet: &RwLock<()>) {
+    while let Ok((look, _place)) = looks.recv() {
+        let _reading = quiet.read().unwrap_or_else(PoisonError::into_inner);
+        look(connection);
     }
 }
 
@@ -136,7 +166,7 @@ impl Backend for Sqlite {
     }
 
     fn read(&self, device: Handle, page: Page) -> Reply<Vec<Item>> {
-        self.call(move |t| t.read(&device, &page))
+        self.look(move |connection| queue::read(connection, &device, &page))
     }
 
     fn explained(&self, device: Handle, sequence: u64) -> Reply<()> {
@@ -177,10 +207,12 @@ struct Worker {
     tables: Tables,
     /// Since when deleted bytes stand in the write-ahead log.
     deleted: Option<Instant>,
+    /// Held by whoever reads, and alone by whoever wipes.
+    quiet: Arc<RwLock<()>>,
 }
 
 impl Worker {
-    fn run(&mut self, queue: &mpsc::Receiver<(Job, OwnedSemaphorePermit)>) {
+    fn run(&mut self, queue: &mpsc::Receiver<(Work<Tables>, OwnedSemaphorePermit)>) {
         loop {
             match queue.recv_timeout(WIPE_IDLE) {
                 Ok((job, _place)) => self.group(job, queue),
@@ -197,24 +229,9 @@ impl Worker {
     }
 
     /// Does a job and those that wait behind it, commits, and answers.
-    fn group(&mut self, first: Job, queue: &mpsc::Receiver<(Job, OwnedSemaphorePermit)>) {
-        let mut answers = Vec::new();
-        let begun = self.execute("BEGIN");
-        if begun.is_ok() {
-            answers.push(self.job(first));
-            while answers.len() < GROUP
-                && let Ok((job, _place)) = queue.try_recv()
-            {
-                answers.push(self.job(job));
-            }
-        } else {
-            answers.push(first(&mut self.tables).1);
-        }
-        let done = begun.and_then(|()| self.execute("COMMIT"));
-        if done.is_err() {
-            let _ = self.execute("ROLLBACK");
-            self.read_again();
-        }
+    fn group(&mut self, first: Work<Tables>, queue: &mpsc::Receiver<(Work<Tables>, OwnedSemaphorePermit)>) {
+        let next = || queue.try_recv().ok().map(|(job, _place)| job);
+        let (done, answers) = group::commit(&mut self.tables, "BEGIN", first, next);
         if done.is_ok() && std::mem::take(&mut self.tables.deleted) {
             self.deleted.get_or_insert_with(Instant::now);
         }
@@ -222,48 +239,14 @@ impl Worker {
             self.deleted.get_or_insert_with(Instant::now);
             self.wipe();
         }
-        for answer in answers {
-            answer(match &done {
-                Ok(()) => Ok(()),
-                Err(error) => Err(again(error)),
-            });
-        }
-    }
-
-    fn job(&mut self, job: Job) -> Answer {
-        let saved = self.execute("SAVEPOINT call");
-        let (good, answer) = job(&mut self.tables);
-        let ended = match good && saved.is_ok() {
-            true => self.execute("RELEASE call"),
-            false => {
-                let undone = self
-                    .execute("ROLLBACK TO call")
-                    .and_then(|()| self.execute("RELEASE call"));
-                self.read_again();
-                undone
-            }
-        };
-        match saved.and(ended) {
-            Ok(()) => answer,
-            Err(error) => Box::new(move |_| answer(Err(error))),
-        }
-    }
-
-    /// After something went wrong: what is known by heart may be more than there is.
-    fn read_again(&mut self) {
-        let position = self.tables.books.position;
-        // A disk that cannot be read answers all that follows with errors, too.
-        if let Ok(books) = Books::read(&self.tables.connection) {
-            self.tables.books = books;
-            // Positions are not used again while streams remember them.
-            self.tables.books.position = self.tables.books.position.max(position);
-        }
+        group::tell(answers, &done);
     }
 
     /// Moves the write-ahead log into the database, which holds zeros where something was deleted, and empties it. What
     /// cannot be emptied because another process reads is tried again later.
     fn wipe(&mut self) {
         self.tables.deleted = false;
+        let _alone = self.quiet.write().unwrap_or_else(PoisonError::into_inner);
         let connection = &self.tables.connection;
         let _ = connection.busy_timeout(Duration::from_millis(100));
         let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
@@ -273,21 +256,20 @@ impl Worker {
             _ => Some(Instant::now()),
         };
     }
-
-    fn execute(&self, statement: &str) -> Result<(), StoreError> {
-        self.tables
-            .connection
-            .prepare_cached(statement)
-            .and_then(|mut s| s.execute([]))
-            .map(|_| ())
-            .map_err(engine)
-    }
 }
 
-/// The same error for one more caller.
-fn again(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::Busy(after) => StoreError::Busy(*after),
-        other => StoreError::Engine(other.to_string()),
+impl Grouped for Tables {
+    fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    fn undone(&mut self) {
+        let position = self.books.position;
+        // A disk that cannot be read answers all that follows with errors, too.
+        if let Ok(books) = Books::read(&self.connection) {
+            self.books = books;
+            // Positions are not used again while streams remember them.
+            self.books.position = self.books.position.max(position);
+        }
     }
 }

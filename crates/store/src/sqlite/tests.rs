@@ -54,6 +54,63 @@ fn holds(dir: &Path, needle: &[u8]) -> bool {
     })
 }
 
+#[tokio::test]
+async fn of_calls_that_share_a_commit_each_fails_alone() {
+    let (_parent, dir, store) = fresh();
+    let bucket = store.bucket::<u64>("b");
+    bucket.put("taken", &0).await.unwrap();
+    let calls: Vec<_> = (0..200u64)
+        .map(|n| {
+            let bucket = bucket.clone();
+            tokio::spawn(async move {
+                match n % 4 {
+                    0 => matches!(bucket.create("taken", &n).await, Err(StoreError::Exists { .. })),
+                    1 => matches!(bucket.delete("nothing").await, Ok(false)),
+                    2 => matches!(bucket.get("taken").await, Ok(Some((0, 1)))),
+                    _ => bucket.put(&format!("k{n}"), &n).await.is_ok(),
+                }
+            })
+        })
+        .collect();
+    for call in calls {
+        assert!(call.await.unwrap());
+    }
+    drop((store, bucket));
+    let store = Store::open(&dir).unwrap();
+    let entries = store.bucket::<u64>("b").entries().await.unwrap();
+    assert_eq!(entries.len(), 51);
+    let last = entries.iter().map(|(_, _, revision)| *revision).max();
+    assert_eq!(last, Some(51), "those refused used up none");
+}
+
+/// A figure rather than a bound: `cargo test -p hawser-store -- --ignored --nocapture writes_a_second`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn writes_a_second() {
+    for waiting in [1, 64, 256] {
+        let parent = std::env::var("HAWSER_BENCH_DIR").unwrap_or("/var/tmp".into());
+        let parent = tempfile::tempdir_in(parent).unwrap();
+        let store = Store::open(&parent.path().join("state")).unwrap();
+        let each = if waiting == 1 { 300 } else { 10_000 / waiting };
+        let begin = Instant::now();
+        let tasks: Vec<_> = (0..waiting)
+            .map(|task| {
+                let bucket = store.bucket::<u64>("b");
+                tokio::spawn(async move {
+                    for n in 0..each {
+                        bucket.put(&format!("{task}.{}", n % 100), &n).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let rate = (waiting * each) as f64 / begin.elapsed().as_secs_f64();
+        println!("{rate:.0} writes/s, {waiting} waiting");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms() {
     let (_parent, _, store) = fresh();
