@@ -1,5 +1,7 @@
-//! The sealing loop: takes what the machine has ready, seals it, writes that down, and deposits it, many at a time; what the
-//! mailbox answers goes back into the machine.
+//! The sealing loop: takes what the machine has ready, has it sealed ([`Chains`]), writes that down, and deposits it, many at a
+//! time; what the mailbox answers goes back into the machine.
+
+mod chains;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,16 +17,17 @@ use hawser_proto::{
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, info, warn};
 
+use self::chains::{Chains, Made, Sealed};
 use crate::{
     core::{Core, Rest},
-    delivery::{Effects, Hash, Machine, Work},
+    delivery::{Effects, Machine, Work},
     link::{MailboxLink, Request, Unanswered},
     metrics::count,
     outbox::{Gap, OutboxError},
     sealing::SealingError,
 };
 
-/// Envelopes sealed between two looks at the mailbox's answers.
+/// Envelopes taken from the machine, or written down, at a time.
 const BATCH: usize = 128;
 /// Requests to the mailbox that may wait for their answers.
 const PENDING: usize = 512;
@@ -49,6 +52,7 @@ type Pending = FuturesUnordered<BoxFuture<'static, Answered>>;
 /// See the module page.
 pub(crate) struct Engine {
     core: Arc<Core>,
+    chains: Chains,
     pending: Pending,
     /// Sealed envelopes that the mailbox has not confirmed, to be repeated as they are.
     held: HashMap<(DeviceHandle, u64), Arc<Vec<u8>>>,
@@ -59,6 +63,7 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn new(core: Arc<Core>) -> Self {
         Self {
+            chains: Chains::new(core.clone()),
             core,
             pending: FuturesUnordered::new(),
             held: HashMap::new(),
@@ -79,6 +84,7 @@ impl Engine {
                 () = core.work.notified() => {}
                 changed = links.changed() => if changed.is_err() { return },
                 Some(answered) = self.pending.next() => self.answered(answered).await,
+                made = self.chains.next(BATCH) => self.made(made).await,
                 _ = tick.tick() => {
                     ticks += 1;
                     self.tick(ticks).await;
@@ -102,6 +108,7 @@ impl Engine {
         };
         if !same {
             self.pending.clear();
+            self.chains.clear();
             self.core.machine().disconnected();
             self.link = link;
         }
@@ -112,6 +119,7 @@ impl Engine {
         match self.core.recover().await {
             Ok(()) => {
                 self.pending.clear();
+                self.chains.clear();
                 self.held.clear();
                 self.bytes = 0;
                 info!("the outbox works again");
@@ -135,7 +143,7 @@ impl Engine {
         self.core.metrics.live.set(self.core.machine().len() as i64);
     }
 
-    /// Tells gaps, then seals and deposits, as far as there is room.
+    /// Tells gaps, then has sealed what is ready, as far as there is room.
     async fn go_on(&mut self) {
         let Some(link) = self.link.clone() else {
             return;
@@ -145,18 +153,15 @@ impl Engine {
         for gap in gaps {
             self.skip(&link, gap);
         }
-        while self.pending.len() < PENDING && self.bytes < HELD {
-            let limit = BATCH.min(PENDING - self.pending.len());
-            match self.batch(&link, limit).await {
+        while self.bytes < HELD {
+            let room = PENDING.saturating_sub(self.pending.len() + self.chains.len());
+            match self.take(room.min(self.chains.room()).min(BATCH)).await {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(e) => {
                     debug!(error = %e, "a batch waits for the outbox");
                     break;
                 }
-            }
-            if let Some(Some(answered)) = self.pending.next().now_or_never() {
-                self.answered(answered).await;
             }
         }
     }
@@ -190,54 +195,58 @@ impl Engine {
         }
     }
 
-    /// One batch: false if there was nothing to do.
-    async fn batch(&mut self, link: &Arc<dyn MailboxLink>, limit: usize) -> Result<bool, OutboxError> {
+    /// Takes what is ready, to be sealed: false if there was nothing, or no room.
+    async fn take(&mut self, limit: usize) -> Result<bool, OutboxError> {
+        if limit == 0 {
+            return Ok(false);
+        }
         let now = UnixTime::now();
         let (work, rest) = self.core.change(|m| m.take(now, limit)).await?;
         self.rest(rest);
-        if work.is_empty() {
-            return Ok(false);
+        let some = !work.is_empty();
+        for work in work {
+            let held = self.held.contains_key(&(work.device, work.sequence));
+            self.chains.push(work, held);
         }
-        let mut sealed = Vec::with_capacity(work.len());
-        for work in &work {
-            if self.held.contains_key(&(work.device, work.sequence)) {
-                sealed.push((work, None));
-                continue;
-            }
-            match Self::seal(&self.core, work, now).await {
-                Ok(envelope) => sealed.push((work, Some(envelope))),
+        self.chains.start();
+        Ok(some)
+    }
+
+    /// Writes down what was sealed, and deposits it.
+    async fn made(&mut self, made: Vec<Made>) {
+        let now = UnixTime::now();
+        let mut sealed = Vec::with_capacity(made.len());
+        for (work, result) in made {
+            match result {
+                Ok(envelope) => sealed.push((work, envelope)),
                 Err(SealingError::Outbox(e)) if !matches!(e, OutboxError::Damaged(_)) => {
                     self.core.fail(&e);
-                    return Err(e);
+                    return;
                 }
                 Err(e) => {
                     warn!(error = %e, event = %work.event.delivery, device = %work.device, "an event cannot be sealed");
-                    self.change(|m| m.unsealable(work, &e.to_string(), now)).await;
+                    self.change(|m| m.unsealable(&work, &e.to_string(), now)).await;
                 }
             }
         }
-        let (wanted, rest) = self.core.change(|m| note(m, &sealed, now)).await?;
-        self.rest(rest);
+        let wanted = match self.core.change(|m| note(m, &sealed, now)).await {
+            Ok((wanted, rest)) => {
+                self.rest(rest);
+                wanted
+            }
+            Err(e) => {
+                debug!(error = %e, "what was sealed waits for the outbox");
+                return;
+            }
+        };
+        let Some(link) = self.link.clone() else {
+            return;
+        };
         for ((work, envelope), wanted) in sealed.into_iter().zip(wanted) {
             if wanted {
-                self.deposit(link, work, envelope.map(|e| e.bytes));
+                self.deposit(&link, &work, envelope.map(|e| e.bytes));
             }
         }
-        Ok(true)
-    }
-
-    async fn seal(core: &Core, work: &Work, now: UnixTime) -> Result<Sealed, SealingError> {
-        let snapshot = core.snapshot.load_full();
-        let device = snapshot.device(&work.device).ok_or(SealingError::Gone)?;
-        let variant = core.sealer.variant(&core.outbox, &work.event, device).await?;
-        let bytes = core.sealer.envelope(&core.outbox, work, device, &variant, now)?;
-        core.metrics.sealed.inc();
-        Ok(Sealed {
-            hash: Hash(hawser_seal::sha256(&bytes)),
-            bytes,
-            variant: variant.name.clone(),
-            fetchable: variant.fetchable,
-        })
     }
 
     fn deposit(&mut self, link: &Arc<dyn MailboxLink>, work: &Work, new: Option<Vec<u8>>) {
@@ -343,16 +352,8 @@ impl Engine {
     }
 }
 
-/// An envelope and what is kept of it.
-struct Sealed {
-    bytes: Vec<u8>,
-    hash: Hash,
-    variant: String,
-    fetchable: bool,
-}
-
 /// Tells the machine what was sealed; returns which of it is to be deposited.
-fn note(machine: &mut Machine, sealed: &[(&Work, Option<Sealed>)], now: UnixTime) -> (Vec<bool>, Effects) {
+fn note(machine: &mut Machine, sealed: &[(Work, Option<Sealed>)], now: UnixTime) -> (Vec<bool>, Effects) {
     let mut all = Effects::default();
     let mut wanted = Vec::with_capacity(sealed.len());
     for (work, new) in sealed {

@@ -18,7 +18,7 @@ use hawser_proto::{
     },
 };
 use hawser_seal::{EpochKey, Post, SealError, SealedContent, SenderKey, seal};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::{
     delivery::{Event, Work},
@@ -34,8 +34,11 @@ const EPOCH_KEY_LIFE: Duration = Duration::from_secs(86_400);
 pub(crate) const MAX_INLINE: usize = 128 * 1024;
 /// Most bytes of a body in an answer; the rest of [`MAX_ANSWER`] is for what is around it.
 const MAX_BODY: usize = MAX_ANSWER / 100 * 88;
-/// Adaptations at one time: each may take [`hawser_content::adapt::MEMORY`].
-const ADAPTING: usize = 2;
+/// Adaptations at one time of what may take long: each may take [`hawser_content::adapt::MEMORY`].
+const HEAVY: usize = 2;
+/// Adaptations at one time of what cannot: text of up to [`LIGHT_BYTES`].
+const LIGHT: usize = 4;
+const LIGHT_BYTES: usize = 64 * 1024;
 /// Variants kept for further devices of a class.
 const MAX_VARIANTS: usize = 256;
 /// Wrapping keys kept.
@@ -75,14 +78,15 @@ pub(crate) struct Sealer {
     domain: DomainName,
     pub(crate) sender: SenderKey,
     inline_max: usize,
-    adapting: Semaphore,
+    heavy: Semaphore,
+    light: Semaphore,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     keys: HashMap<DeviceHandle, (Arc<EpochKey>, UnixTime)>,
-    variants: HashMap<(DeliveryId, Class), Arc<Variant>>,
+    variants: HashMap<(DeliveryId, Class), Arc<OnceCell<Arc<Variant>>>>,
     order: VecDeque<(DeliveryId, Class)>,
 }
 
@@ -92,7 +96,8 @@ impl Sealer {
             domain,
             sender,
             inline_max: inline_max.min(MAX_INLINE),
-            adapting: Semaphore::new(ADAPTING),
+            heavy: Semaphore::new(HEAVY),
+            light: Semaphore::new(LIGHT),
             state: Mutex::default(),
         }
     }
@@ -128,7 +133,8 @@ impl Sealer {
         Ok(signed.to_bytes())
     }
 
-    /// The event in the form that this device's class gets. Waits while too many are being adapted. Cancel safe.
+    /// The event in the form that this device's class gets, made once for all who ask at the same time. Waits while too many are
+    /// being adapted. Cancel safe.
     pub(crate) async fn variant(
         &self,
         outbox: &Outbox,
@@ -137,25 +143,33 @@ impl Sealer {
     ) -> Result<Arc<Variant>, SealingError> {
         let class = class(device)?;
         let place = (event.delivery, class.clone());
-        if let Some(known) = self.state().variants.get(&place) {
-            return Ok(known.clone());
-        }
-        let content = self.content(outbox, event, class, self.inline_max).await?;
-        let variant = Arc::new(Variant {
-            name: content.variant.clone(),
-            fetchable: content.item.is_some(),
-            content: SealedContent::new(&content)?,
+        let cell = self.place(place);
+        let made = cell.get_or_try_init(|| async {
+            let content = self.content(outbox, event, class, self.inline_max).await?;
+            Ok::<_, SealingError>(Arc::new(Variant {
+                name: content.variant.clone(),
+                fetchable: content.item.is_some(),
+                content: SealedContent::new(&content)?,
+            }))
         });
+        made.await.cloned()
+    }
+
+    /// Where a variant is, or will be.
+    fn place(&self, place: (DeliveryId, Class)) -> Arc<OnceCell<Arc<Variant>>> {
         let mut state = self.state();
-        if state.variants.insert(place.clone(), variant.clone()).is_none() {
-            state.order.push_back(place);
+        if let Some(known) = state.variants.get(&place) {
+            return known.clone();
         }
+        let cell = Arc::<OnceCell<_>>::default();
+        state.variants.insert(place.clone(), cell.clone());
+        state.order.push_back(place);
         while state.order.len() > MAX_VARIANTS {
             if let Some(oldest) = state.order.pop_front() {
                 state.variants.remove(&oldest);
             }
         }
-        Ok(variant)
+        cell
     }
 
     async fn content(
@@ -310,7 +324,10 @@ impl Sealer {
         class: Class,
         limits: Limits,
     ) -> Result<hawser_content::Adapted, SealingError> {
-        let place = self.adapting.acquire().await;
+        let text = event.media_type().is_none_or(|media| media.kind() != "image");
+        let light = text && event.data.len() <= LIGHT_BYTES;
+        let place = if light { &self.light } else { &self.heavy };
+        let place = place.acquire().await;
         let _place = place.map_err(|_| SealingError::Adaptation)?;
         let work = tokio::task::spawn_blocking(move || adapt(&event, &class, &limits));
         work.await.map_err(|_| SealingError::Adaptation)

@@ -314,6 +314,50 @@ async fn a_mailbox_that_is_busy_or_gone_gets_it_later_in_order() {
     assert_eq!(receive(&world, &mut device, 3).await.content.body, b"three");
 }
 
+/// A document that takes some hundred times as long to adapt as a line of text.
+fn heavy() -> String {
+    "<p>A <b>long</b> and <i>winding</i> road leads <a href='https://example.org/'>here</a>.</p>"
+        .repeat(11_000)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_takes_long_holds_up_no_other_device_and_keeps_its_place() {
+    let world = World::new().await;
+    user(&world, "alice").await;
+    user(&world, "bob").await;
+    let token = application(&world).await;
+    let mut alice = world.enrol("alice", rich()).await;
+    let mut bob = world.enrol("bob", rich()).await;
+    const HEAVY: u64 = 6;
+    let inline = [("delivery", "inline")];
+    for n in 1..=HEAVY {
+        let request = event_with(
+            &token,
+            &format!("h{n}"),
+            "user:alice",
+            "text/html",
+            heavy(),
+            &inline,
+        );
+        accepted(&world, request).await;
+    }
+    accepted(&world, event(&token, "last", "user:alice", "text/plain", "last")).await;
+    accepted(&world, event(&token, "light", "user:bob", "text/plain", "light")).await;
+    let queued = |kept: &Kept, device| kept.queues.get(&device).map_or(0, |q| q.len() as u64);
+    let (of_alice, of_bob) = (alice.handle, bob.handle);
+    let before = world
+        .until("what is for bob", |kept| {
+            (queued(kept, of_bob) == 1).then(|| queued(kept, of_alice))
+        })
+        .await;
+    assert!(before < HEAVY, "bob waited for all that alice gets");
+    assert_eq!(receive(&world, &mut bob, 1).await.content.id, "light");
+    for n in 1..=HEAVY {
+        assert_eq!(receive(&world, &mut alice, n).await.content.id, format!("h{n}"));
+    }
+    assert_eq!(receive(&world, &mut alice, HEAVY + 1).await.content.id, "last");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_may_speak_with_the_mailbox_before_that_is_connected_again() {
     let mut world = World::new().await;
