@@ -55,6 +55,13 @@ const { authenticatorId } = await cdp.send("WebAuthn.addVirtualAuthenticator", {
   },
 });
 
+// Requests that carried a proof, as somebody has them who can read along.
+const proved = [];
+page.on("request", (request) => {
+  const { dpop: proof, authorization = "", "hawser-device": device = "" } = request.headers();
+  if (proof) proved.push({ method: request.method(), url: request.url(), proof, token: authorization.replace(/^DPoP /, ""), device });
+});
+
 const visible = (id) => page.waitForSelector(`#${id}:not([hidden])`);
 const item = (subject) => page.locator(".item", { has: page.locator(".subject", { hasText: subject }) }).first();
 const view = () =>
@@ -146,6 +153,9 @@ const commands = {
     const alert = page.locator("#alert:not([hidden]) p");
     if ((await alert.count()) > 0) return { says: await alert.textContent() };
     return shown();
+  },
+  async proved() {
+    return { requests: proved };
   },
   async subjects() {
     return { subjects: await page.locator(".item .subject").allTextContents() };

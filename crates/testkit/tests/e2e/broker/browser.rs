@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const PAGE: &str =
     "<h1>Figures</h1><p>Up by <em>seven</em> per cent.</p><script>parent.document.title = 'no'</script>";
 
-fn possible() -> bool {
+pub(super) fn possible() -> bool {
     let what = "a browser as a device";
     gate::networks(what) && browser::possible(what)
 }
@@ -31,7 +31,7 @@ fn start(office: &Office, name: &str, prf: bool) -> Browser {
 }
 
 /// A user's browser, enrolled and live.
-fn enrolled(office: &Office, user: &str, passkey: bool) -> Browser {
+pub(super) fn enrolled(office: &Office, user: &str, passkey: bool) -> Browser {
     let mut browser = start(office, &format!("browser-{user}"), passkey);
     assert_eq!(browser.open(&office.link(user).unwrap()).unwrap(), "enrol");
     if !passkey {
@@ -40,11 +40,16 @@ fn enrolled(office: &Office, user: &str, passkey: bool) -> Browser {
     }
     let check = browser.enrol(&format!("{user}'s browser"), passkey).unwrap();
     assert_eq!(check.len(), 6, "{check}");
+    let listed = office.admin(&["device", "list", "--user", user], "").unwrap();
+    assert!(
+        listed.contains(&check),
+        "the administrator sees another one: {listed}"
+    );
     live(office, &mut browser);
     browser
 }
 
-fn live(office: &Office, browser: &mut Browser) {
+pub(super) fn live(office: &Office, browser: &mut Browser) {
     if let Err(e) = browser.wait_state("live") {
         panic!("{e:#}\n{}", office.logs());
     }

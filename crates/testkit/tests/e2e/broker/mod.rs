@@ -3,8 +3,10 @@
 mod apart;
 mod blind;
 mod browser;
+mod measure;
 mod path;
 mod refused;
+mod thief;
 
 use hawser_testkit::{gate, office::Office};
 

@@ -1,11 +1,17 @@
 //! Who is refused what.
 
-use std::{fs, time::Instant};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use hawser_testkit::{memory, office::Office, wait};
 use serde_json::Value;
 
 use super::{id, office};
+
+/// Within which a live stream ends: a second, and slack for a busy machine.
+const CUT: Duration = Duration::from_secs(5);
 
 fn handles(office: &Office, user: &str) -> Vec<String> {
     let listed = office
@@ -39,10 +45,9 @@ fn a_revoked_device_is_cut_off_and_its_queue_is_gone() {
     office.admin(&["device", "revoke", &lost_handle], "").unwrap();
     let asked = begin.elapsed();
     listening.process.wait_end(wait::SOON).unwrap();
-    eprintln!(
-        "the command took {asked:?}, the stream ended after {:?}",
-        begin.elapsed()
-    );
+    let ended = begin.elapsed();
+    eprintln!("the command took {asked:?}, the stream ended after {ended:?}");
+    assert!(ended < CUT, "the stream of a revoked device lived for {ended:?}");
     let said = listening.process.log();
     assert!(said.contains("revoked"), "{said}");
     let (_, error, ok) = lost.try_run(&["listen", "--count", "1"], "").unwrap();
@@ -164,6 +169,94 @@ fn neither_a_copy_of_the_keys_nor_an_edited_envelope_helps() {
         listening.events().iter().all(|e| e["event"] != "message"),
         "{refused}"
     );
+}
+
+#[test]
+fn an_enrolment_counts_once_in_its_time_and_shows_its_number_on_both_sides() {
+    let Some(office) = office("enrolments that are over") else {
+        return;
+    };
+    office.user("alice").unwrap();
+    let link = |life: &str| {
+        let made = office.admin(&["enrol", "alice", "--no-qr", "--life", life], "");
+        made.unwrap().trim().to_owned()
+    };
+    let late = link("1s");
+    // The time that a link has is by the clock.
+    thread::sleep(Duration::from_millis(2100));
+    let device = office.new_device("phone");
+    let enrol = ["enrol", "--name", "phone"];
+    let (_, error, ok) = device.try_run(&enrol, &late).unwrap();
+    assert!(!ok && error.contains("link"), "{error}");
+    assert!(handles(&office, "alice").is_empty());
+
+    // Control: the same in time.
+    let good = link("10m");
+    let (_, said, ok) = device.try_run(&enrol, &good).unwrap();
+    assert!(ok, "{said}");
+    let number = said.lines().find_map(|l| l.strip_prefix("Check number")).unwrap();
+    let number = number.rsplit(' ').next().unwrap();
+    assert_eq!(number.len(), 6, "{said}");
+    let listed = office.admin(&["device", "list"], "").unwrap();
+    assert!(listed.contains(number), "{number} is not in {listed}");
+    let log = office.admin(&["audit"], "").unwrap();
+    assert!(log.contains(&format!("check number {number}")), "{log}");
+    let (_, error, ok) = office.new_device("second").try_run(&enrol, &good).unwrap();
+    assert!(!ok && error.contains("link"), "{error}");
+}
+
+#[test]
+fn an_envelope_that_comes_again_is_not_shown_again() {
+    let Some(mut office) = office("replayed envelopes") else {
+        return;
+    };
+    office.user("alice").unwrap();
+    let token = office.application("mail").unwrap();
+    let device = office.device("alice", "phone").unwrap();
+    let publish = |office: &Office, n: &str| {
+        let event = [
+            ("id", n),
+            ("source", "/mail"),
+            ("type", "mail"),
+            ("recipient", "user:alice"),
+        ];
+        id(&office
+            .publish(&token, &event, "text/plain", n.as_bytes())
+            .unwrap())
+    };
+    let first = publish(&office, "r-1");
+    office.delivered(&token, &first, &["queued"]).unwrap();
+    let row = sqlite(
+        &office.path("hub"),
+        "
+row = db.execute('select device, kind, expires, body from queue').fetchone()
+print(repr(row))",
+    );
+    let mut listening = device.listen(&[]).unwrap();
+    listening.event("r-1").unwrap();
+    office.delivered(&token, &first, &["acked"]).unwrap();
+    listening.process.kill().unwrap();
+
+    // The mailbox gives it out once more, as what it was and under another number.
+    office.hub = None;
+    let again = format!(
+        "
+device, kind, expires, body = {}
+for place, number in ((1001, 1), (1002, 1000)):
+    db.execute('insert into queue (position, device, first, last, kind, expires, tries, body) values (?, ?, ?, ?, ?, ?, 0, ?)',
+               (place, device, number, number, kind, expires, body))
+db.commit()",
+        row.trim()
+    );
+    sqlite(&office.path("hub"), &again);
+    office.start_hub().unwrap();
+    let mut listening = device.listen(&[]).unwrap();
+    let second = publish(&office, "r-2");
+    listening.event("r-2").unwrap();
+    office.delivered(&token, &second, &["acked"]).unwrap();
+    let shown = listening.events();
+    let messages: Vec<&Value> = shown.iter().filter(|e| e["event"] == "message").collect();
+    assert_eq!(messages.len(), 1, "{shown:?}");
 }
 
 /// Flips a bit in the middle of the only envelope that a mailbox keeps.
