@@ -14,6 +14,7 @@ use hawser_gateway::{
 };
 use hawser_identity::Credentials;
 use hawser_proto::{DomainName, ServiceId};
+use hyper::header::CONTENT_LENGTH;
 use serde_json::json;
 
 use super::state;
@@ -125,6 +126,10 @@ fn whole(message: &Recorded, account: &Account, body: &[u8]) -> Vec<u8> {
     }
     let mut bytes = format!("{first}\r\n").into_bytes();
     for (name, value) in &account.headers {
+        if *name == CONTENT_LENGTH {
+            bytes.extend_from_slice(format!("{name}: {}\r\n", body.len()).as_bytes());
+            continue;
+        }
         bytes.extend_from_slice(format!("{name}: ").as_bytes());
         bytes.extend_from_slice(value.as_bytes());
         bytes.extend_from_slice(b"\r\n");

@@ -24,8 +24,8 @@ use crate::{
     memory::{Layout, PageRun},
     net::{Output, Wish},
     pipe::Mode,
-    sys::Memory,
-    tracker::Tracker,
+    sys::{Memory, MemoryError},
+    tracker::{Tracker, TrackerError},
 };
 
 /// The epoch that is loaded for trial.
@@ -36,6 +36,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const MEDIAN_EVERY: u64 = 32;
 /// How long a process whose memory or monitor is gone may take to be gone itself.
 const DYING: Duration = Duration::from_millis(300);
+/// The same for one whose memory is gone: it is dying for certain, however busy the machine is.
+const UNMAPPED: Duration = Duration::from_secs(10);
 /// Longest wait for what waits in QEMU's sockets when protection ends.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -78,9 +80,9 @@ pub(super) enum EngineError {
     #[error(transparent)]
     Guest(#[from] GuestError),
     #[error("the guest's memory: {0}")]
-    Memory(#[from] crate::sys::MemoryError),
+    Memory(#[from] MemoryError),
     #[error("the guest's written pages: {0}")]
-    Tracker(#[from] crate::tracker::TrackerError),
+    Tracker(#[from] TrackerError),
     #[error("the channel to the standby: {0}")]
     Pipe(#[from] crate::pipe::OutboundError),
     #[error("network output: {0}")]
@@ -89,6 +91,31 @@ pub(super) enum EngineError {
     Io(#[from] std::io::Error),
     #[error("{0}")]
     Other(String),
+}
+
+/// How long a guest may take to die whose loss an error may be.
+fn patience(error: &EngineError) -> Duration {
+    match error {
+        EngineError::Memory(MemoryError::Gone { .. })
+        | EngineError::Tracker(TrackerError::Memory(MemoryError::Gone { .. })) => UNMAPPED,
+        error if is_loss_of_memory(error) => UNMAPPED,
+        _ => DYING,
+    }
+}
+
+/// Whether the memory of a process has gone, which happens before its death is told (exit(2) takes the memory down first).
+fn is_loss_of_memory(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::raw_os_error);
+        if io == Some(rustix::io::Errno::SRCH.raw_os_error()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl Engine {
@@ -116,7 +143,7 @@ impl Engine {
             EngineError::Guest(e @ GuestError::Hung { .. }) if self.session.guest.is_alive() => {
                 self.session.hung(self.qemu.last_answer(), e.to_string());
             }
-            _ if self.session.guest.dies_within(DYING).unwrap_or(false) => {
+            ref e if self.session.guest.dies_within(patience(e)).unwrap_or(false) => {
                 let _ = self.look();
                 self.session.event(Event::GuestDied);
             }
@@ -384,4 +411,28 @@ impl Engine {
 
 pub(super) fn no_memory() -> EngineError {
     EngineError::Other("the guest's memory is not tracked".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_without_memory_is_given_time_to_die() {
+        let lost = || std::io::Error::from(rustix::io::Errno::SRCH);
+        let closed = MemoryError::Closed {
+            pid: 1,
+            source: lost(),
+        };
+        for error in [
+            EngineError::Io(lost()),
+            EngineError::Memory(MemoryError::Gone { pid: 1 }),
+            EngineError::Tracker(TrackerError::Memory(MemoryError::Gone { pid: 1 })),
+            EngineError::Tracker(TrackerError::Memory(closed)),
+        ] {
+            assert_eq!(patience(&error), UNMAPPED, "{error}");
+        }
+        let other = EngineError::Io(std::io::ErrorKind::TimedOut.into());
+        assert_eq!(patience(&other), DYING);
+    }
 }

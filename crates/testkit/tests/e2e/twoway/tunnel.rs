@@ -16,10 +16,12 @@ use super::{Stage, alarms::alarms, orders::orders, parcels::parcels, webhooks::w
 const LISTENER: u16 = 9100;
 const IMPORT: u16 = 9001;
 
+/// Where messages that are no SOAP name addresses.
+const RULES: &str = "[[gateway.callbacks.rule]]\nservice = \"*\"\njson = [\"/callbackUrl\", \"/config/url\"]";
+
 fn world(service: &str, port: u16) -> World {
-    Spec::new([Service::http(service, port).imported(IMPORT)])
-        .start()
-        .unwrap()
+    let spec = Spec::new([Service::http(service, port).imported(IMPORT)]);
+    spec.gateway_tables(RULES).start().unwrap()
 }
 
 /// The client calls the import at its own gateway.
@@ -140,7 +142,11 @@ fn a_generated_openapi_client_is_called_back_through_two_firewalls() {
     let mut done = parcels(&stage);
     let seen = done.subscribe.text("callback_url");
     assert!(seen.contains("/.hawser/cb/acme/"), "{seen}");
-    assert_eq!(done.used, format!("{}/v1", stage.service), "the description says where the service is from here");
+    assert_eq!(
+        done.used,
+        format!("{}/v1", stage.service),
+        "the description says where the service is from here"
+    );
     done.client.stop().unwrap();
     done.service.stop().unwrap();
 }
