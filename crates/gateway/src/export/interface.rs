@@ -304,6 +304,7 @@ pub(super) async fn served(url: &OriginUrl, asked: &Uri, response: Response<Body
 /// host that the caller used, or whatever host at the very path that was asked for.
 fn named(url: &OriginUrl, asked: &Uri, authority: &Authority, address: &str) -> Option<String> {
     let uri: Uri = address.parse().ok()?;
+    uri.scheme()?;
     let host = uri.authority()?;
     let port = host.port_u16().unwrap_or(if uri.scheme_str() == Some("https") {
         443
@@ -315,18 +316,18 @@ fn named(url: &OriginUrl, asked: &Uri, authority: &Authority, address: &str) -> 
     (itself || host == authority || uri.path() == asked.path()).then(|| under(authority, address))
 }
 
-/// Path and query of `address` under another host.
+/// Path and query of `address` under another host. An address without a path stays one: clients append theirs.
 fn under(authority: &Authority, address: &str) -> String {
-    let rest = match address.parse::<Uri>() {
-        Ok(uri) if uri.authority().is_some() => uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
-        _ => format!("/{}", address.trim_start_matches('/')),
+    let rest = match address.split_once("://") {
+        Some((_, rest)) => rest.find(['/', '?']).map_or("", |at| &rest[at..]),
+        None => address,
     };
-    // An address without a path stays one: clients append theirs.
-    let bare = address
-        .split_once("://")
-        .is_some_and(|(_, rest)| !rest.contains('/'));
-    let rest = if bare { String::new() } else { rest };
-    format!("http://{authority}{rest}")
+    let slash = if rest.is_empty() || rest.starts_with('/') {
+        ""
+    } else {
+        "/"
+    };
+    format!("http://{authority}{slash}{rest}")
 }
 
 async fn fetch(origin: &Origin, path: &str) -> Result<(Bytes, Option<String>), String> {
