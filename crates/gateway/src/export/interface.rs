@@ -231,15 +231,16 @@ pub(crate) async fn ask(links: &Links, suffix: &Suffix, service: &ServiceId) -> 
 
 /// Whether a request may be for a description: then its answer must come in plain.
 pub(super) fn may_ask_for_one(method: &Method, uri: &Uri) -> bool {
+    if *method != Method::GET {
+        return false;
+    }
     let path = uri.path().to_ascii_lowercase();
     let query = uri.query().unwrap_or_default().to_ascii_lowercase();
+    let has = |text: &str, any: &[&str]| any.iter().any(|w| text.contains(w));
     let ends = [".wsdl", ".xsd", ".json", ".yaml", ".yml"];
-    *method == Method::GET
-        && (["wsdl", "xsd"].iter().any(|w| query.contains(w))
-            || ends.iter().any(|e| path.ends_with(e))
-            || ["openapi", "swagger", "api-docs", "wsdl"]
-                .iter()
-                .any(|w| path.contains(w)))
+    has(&query, &["wsdl", "xsd"])
+        || has(&path, &["openapi", "swagger", "api-docs", "wsdl"])
+        || ends.iter().any(|e| path.ends_with(e))
 }
 
 /// Asks the origin to send it in plain.
@@ -247,15 +248,18 @@ pub(super) fn ask_in_plain(headers: &mut HeaderMap) {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
-/// An answer in which a description's addresses of the service `url` become those by which the caller knows it. Anything else passes
-/// as it is, streamed.
+/// An answer to what [may be a question for a description](may_ask_for_one), in which the addresses of the service `url` become
+/// those by which the caller knows it. Anything else passes as it is, streamed after its first kilobyte.
 pub(super) async fn served(url: &OriginUrl, asked: &Uri, response: Response<Body>) -> Response<Body> {
     let Some(authority) = asked.authority() else {
         return response;
     };
     let headers = response.headers();
     let coded = headers.get(CONTENT_ENCODING).is_some_and(|c| c != "identity");
-    if response.status() != StatusCode::OK || coded || response.body().is_end_stream() {
+    let events = headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|c| c.as_bytes().starts_with(b"text/event-stream"));
+    if response.status() != StatusCode::OK || coded || events || response.body().is_end_stream() {
         return response;
     }
     let kind = headers

@@ -27,7 +27,7 @@ use hawser_proto::{
     control::{Protocol, Registration},
     session::RequestId,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::{net::TcpStream, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -260,9 +260,9 @@ impl Inner {
         let OriginPlan::Http { url, .. } = &export.plan.origin else {
             return Ok(response);
         };
-        let response = match method {
-            Method::GET => interface::served(url, &uri, response).await,
-            _ => response,
+        let response = match interface::may_ask_for_one(&method, &uri) {
+            true => interface::served(url, &uri, response).await,
+            false => response,
         };
         let service = (&export.plan.name, url);
         Ok(self.callbacks.answered(service, peer, asked, response).await)

@@ -1,10 +1,6 @@
 //! `hawser callbacks`: what becomes of a recorded message, and the secrets that seal addresses.
 
-use std::{
-    io::Read as _,
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::{io::Read as _, net::IpAddr, path::Path};
 
 use anyhow::Context as _;
 use hawser_callback::recorded::{Account, Recorded};
@@ -106,7 +102,7 @@ fn own(gateway: &GatewayConfig) -> anyhow::Result<DomainName> {
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let source: Box<dyn std::io::Read> = if file == PathBuf::from("-") {
+    let source: Box<dyn std::io::Read> = if file == Path::new("-") {
         Box::new(std::io::stdin())
     } else {
         Box::new(std::fs::File::open(file).with_context(|| file.display().to_string())?)
