@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 use common::*;
 use hawser_gateway::Gateway;
@@ -317,5 +317,87 @@ async fn an_operator_may_turn_it_off() {
         StatusCode::ACCEPTED
     );
     assert_eq!(pair.service.recv().await.unwrap().body, soap(&own));
-    let _ = Arc::new(());
+}
+
+const OPENAPI: &str = r##"{"openapi":"3.0.3","info":{"title":"Orders","version":"2"},
+"servers":[{"url":"http://erp.internal:8080/v1"}],
+"paths":{"/orders":{"post":{"operationId":"place","requestBody":{"required":true,"content":{"application/json":{"schema":
+{"type":"object","required":["item"],"properties":{"item":{"type":"string"}}}}}},"responses":{"202":{"description":"taken"}}}}}}"##;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registered_description_is_read_with_addresses_that_work_and_requests_are_held_against_it() {
+    let world = World::new(ONE_WAY).await;
+    let a = world.domain("acme", "gw1", DAY).await;
+    let b = world.domain("beta", "gw1", DAY).await;
+    peer(&a, &b).await;
+    let (origin, mut service) = listener("").await;
+    let file = world.dir.path().join("orders.json");
+    std::fs::write(&file, OPENAPI).unwrap();
+    let acme = gateway(&a, "[proxy]\nlisten = [\"127.0.0.1:0\"]\n", DAY).await;
+    let export = export_http("orders", origin, "acme");
+    let tables = format!("{export}interface = {{ file = {file:?}, validate = true }}\n");
+    let _beta = gateway(&b, &tables, DAY).await;
+    sees(&acme, "orders.beta", 1).await;
+
+    let read = acme.interface(&"orders.beta".parse().unwrap()).await.unwrap();
+    assert_eq!(
+        read.text,
+        OPENAPI.replace("http://erp.internal:8080", "http://orders.beta.hawser")
+    );
+    assert_eq!(read.summary.title.as_deref(), Some("Orders"));
+    let none = acme.interface(&"other.beta".parse().unwrap()).await;
+    assert!(none.is_err());
+
+    let proxy = acme.front().proxy_addrs()[0];
+    let json = [("content-type", "application/json")];
+    let host = "orders.beta.hawser";
+    let (status, text) = post(proxy, "/v1/orders", host, &json, "{\"item\":\"bolt\"}").await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{text}");
+    assert_eq!(service.recv().await.unwrap().body, "{\"item\":\"bolt\"}");
+    for (path, body) in [
+        ("/v1/orders", "{\"item\":4}"),
+        ("/v1/orders", "{}"),
+        ("/v1/others", "{}"),
+    ] {
+        let (status, text) = post(proxy, path, host, &json, body).await;
+        assert!(
+            status.is_client_error() && text.contains("request-invalid"),
+            "{status} {text}"
+        );
+    }
+    assert!(service.try_recv().is_err(), "none of them came through");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_was_opened_is_called_as_it_is_and_no_other() {
+    let world = World::new(ONE_WAY).await;
+    let a = world.domain("acme", "gw1", DAY).await;
+    let b = world.domain("beta", "gw1", DAY).await;
+    peer(&a, &b).await;
+    let (open, mut opened) = listener("").await;
+    let (closed, mut none) = listener("").await;
+    let tables = format!("[[callbacks.open]]\ndomains = [\"beta\"]\ntargets = [\"{open}\"]\n");
+    let _acme = gateway(&a, &tables, DAY).await;
+    let tables = "[proxy]\nlisten = [\"127.0.0.1:0\"]\nthrough = [{ hosts = [\"127.0.0.1:OPEN\", \"127.0.0.1:CLOSED\"], domain = \"acme\" }]\n";
+    let tables = tables
+        .replace("OPEN", &open.port().to_string())
+        .replace("CLOSED", &closed.port().to_string());
+    let beta = gateway(&b, &tables, DAY).await;
+    let back = "hawser-callbacks.acme".parse().unwrap();
+    eventually(|| beta.links().routes().protocol(&back).is_some()).await;
+    let proxy = beta.front().proxy_addrs()[0];
+    let xml = [("content-type", "text/xml")];
+    let signed = soap("http://127.0.0.1/as-it-is");
+    let (status, text) = post(proxy, "/cb?x=1", &open.to_string(), &xml, &signed).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{text}");
+    let got = opened.recv().await.unwrap();
+    assert_eq!(
+        (got.path.as_str(), got.body.as_str()),
+        ("/cb?x=1", signed.as_str())
+    );
+    assert_eq!(got.headers["host"], open.to_string());
+    let (status, text) = post(proxy, "/cb", &closed.to_string(), &xml, "x").await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{text}");
+    assert!(text.contains("not open"), "{text}");
+    assert!(none.try_recv().is_err());
 }
