@@ -1,15 +1,16 @@
 //! An answer on its way back to the clients' domain: addresses in it that the client is to call, such as that of a subscription's
 //! manager, are replaced.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
-use hawser_callback::{Address, Direction, Grant, Place as Found, Plan, Replace, Secrets, Verdict};
-use hawser_proto::{DomainName, NodeId, ServiceId, ServiceName, UnixTime};
+use hawser_callback::{Address, Direction, Place as Found, Plan, Replace, Verdict};
+use hawser_proto::{NodeId, ServiceId, ServiceName, UnixTime};
 use http::{HeaderMap, HeaderValue, Response, uri::Authority};
 use tracing::{info, warn};
 
 use super::{
-    Callbacks, edit, path,
+    Callbacks, edit,
+    seal::Seal,
     targets::{Pin, Targets},
 };
 use crate::{
@@ -60,14 +61,16 @@ impl Callbacks {
         };
         let plan = self.0.plan.load();
         let answerer = Answerer {
-            secrets: self.0.secrets.load_full(),
+            seal: Seal {
+                secrets: self.0.secrets.load_full(),
+                own: self.0.own.domain.clone(),
+                peer: peer.domain.clone(),
+                service,
+                expires: UnixTime::now().plus(plan.expire),
+            },
             targets: plan.targets.clone(),
             more: rule.targets.clone(),
-            own: self.0.own.domain.clone(),
-            peer: peer.domain.clone(),
             origin: origin.clone(),
-            expires: UnixTime::now().plus(plan.expire),
-            service,
             asked,
         };
         let before = parts.headers.clone();
@@ -94,14 +97,10 @@ fn broken(error: edit::EditError) -> Body {
 
 /// Replaces the addresses of one answer.
 struct Answerer {
-    secrets: Arc<Secrets>,
+    seal: Seal,
     targets: Targets,
     more: Targets,
-    own: DomainName,
-    peer: DomainName,
-    service: ServiceId,
     origin: OriginUrl,
-    expires: UnixTime,
     asked: Asked,
 }
 
@@ -153,18 +152,12 @@ impl Replace for Answerer {
         let pin = match self.pin(&address) {
             Ok(pin) => pin,
             Err(why) => {
-                info!(service = %self.service, %place, why, "an address in an answer stays as it is");
+                info!(service = %self.seal.service, %place, why, "an address in an answer stays as it is");
                 return Verdict::Keep;
             }
         };
-        let grant = Grant::new(
-            address,
-            Some(self.service.clone()),
-            self.peer.clone(),
-            self.expires.0,
-        );
-        match grant.and_then(|grant| self.secrets.seal(&Grant { pin, ..grant })) {
-            Ok(capability) => Verdict::With(path::address(base, &self.own, &capability)),
+        match self.seal.address(base, address, pin) {
+            Ok(sealed) => Verdict::With(sealed),
             Err(_) => Verdict::Keep,
         }
     }

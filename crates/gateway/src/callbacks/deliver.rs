@@ -109,7 +109,7 @@ impl Callbacks {
         let grant = secrets
             .open(sealed, &peer.domain, UnixTime::now().0)
             .map_err(|e| not_opened(&e))?;
-        let more = grant.caller.as_ref().map(|s| plan.rule(s).targets);
+        let more = grant.caller.as_ref().map(|s| plan.rule(s).targets.clone());
         Ok(Called {
             address: join(&grant, appended, uri.query())?,
             pin: grant.pin,

@@ -3,16 +3,16 @@
 use std::{net::IpAddr, sync::Arc};
 
 use hawser_callback::{
-    Address, Direction, Grant, Place as Found, Plan, Refusal, Replace, Report, Rules, Secrets, Verdict, Why,
+    Address, Direction, Place as Found, Plan, Refusal, Replace, Report, Rules, Verdict, Why,
 };
-use hawser_proto::{DomainName, Fault, Place, ServiceId, UnixTime};
+use hawser_proto::{Fault, Place, ServiceId, UnixTime};
 use http::{Request, Uri, request};
 use tracing::{debug, info};
 
 use super::{
     Callbacks,
     edit::{self, EditError},
-    path,
+    seal::Seal,
     targets::{Pin, Targets},
 };
 use crate::{
@@ -77,16 +77,18 @@ impl Callbacks {
     fn sealer(&self, rule: &CallbackRule, cx: &Leaving<'_>, base: Arc<str>) -> Sealer {
         let plan = self.0.plan.load();
         Sealer {
-            secrets: self.0.secrets.load_full(),
+            seal: Seal {
+                secrets: self.0.secrets.load_full(),
+                own: self.0.own.domain.clone(),
+                peer: cx.service.domain.clone(),
+                service: cx.service.clone(),
+                expires: UnixTime::now().plus(plan.expire),
+            },
             targets: plan.targets.clone(),
             more: rule.targets.clone(),
-            own: self.0.own.domain.clone(),
-            peer: cx.service.domain.clone(),
-            service: cx.service.clone(),
             client: cx.client,
             suffix: cx.suffix.clone(),
             keep: rule.mode == CallbackMode::Keep,
-            expires: UnixTime::now().plus(plan.expire),
             base,
         }
     }
@@ -94,16 +96,12 @@ impl Callbacks {
 
 /// Seals the addresses of one request.
 pub(super) struct Sealer {
-    pub(super) secrets: Arc<Secrets>,
+    pub(super) seal: Seal,
     pub(super) targets: Targets,
     pub(super) more: Targets,
-    pub(super) own: DomainName,
-    pub(super) peer: DomainName,
-    pub(super) service: ServiceId,
     pub(super) client: IpAddr,
     pub(super) suffix: Suffix,
     pub(super) keep: bool,
-    pub(super) expires: UnixTime,
     pub(super) base: Arc<str>,
 }
 
@@ -127,14 +125,8 @@ impl Replace for Sealer {
             Err(_) if matches!(place, Found::From | Found::Endpoint(_)) => return Verdict::Keep,
             Err(error) => return Verdict::Refuse(error.to_string()),
         };
-        let grant = Grant::new(
-            address,
-            Some(self.service.clone()),
-            self.peer.clone(),
-            self.expires.0,
-        );
-        match grant.and_then(|grant| self.secrets.seal(&Grant { pin, ..grant })) {
-            Ok(capability) => Verdict::With(path::address(&self.base, &self.own, &capability)),
+        match self.seal.address(&self.base, address, pin) {
+            Ok(sealed) => Verdict::With(sealed),
             Err(error) => Verdict::Refuse(error.to_string()),
         }
     }

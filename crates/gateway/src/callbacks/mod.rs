@@ -13,6 +13,7 @@ pub(crate) mod keys;
 pub(crate) mod leaving;
 pub(crate) mod path;
 pub mod preview;
+mod seal;
 pub mod targets;
 
 use std::{
@@ -104,7 +105,7 @@ impl Callbacks {
     }
 
     /// What is done with messages to `service`, if anything.
-    fn rule(&self, service: &ServiceId) -> Option<CallbackRule> {
+    fn rule(&self, service: &ServiceId) -> Option<Arc<CallbackRule>> {
         let plan = self.0.plan.load();
         Some(plan.rule(service)).filter(|rule| plan.enabled && rule.mode != CallbackMode::Off)
     }

@@ -4,13 +4,13 @@
 use std::net::IpAddr;
 
 use hawser_callback::{
-    Direction, Grant, Place, Replace, Secret, Secrets, Verdict,
+    Direction, Place, Replace, Secret, Secrets, Verdict,
     recorded::{Account, Recorded},
 };
 use hawser_proto::{DomainName, ServiceId, UnixTime};
 use http::{header::HOST, uri::Authority};
 
-use super::leaving::Sealer;
+use super::{leaving::Sealer, seal::Seal};
 use crate::{
     config::{CallbackMode, GatewayPlan},
     front::target::Destination,
@@ -68,17 +68,19 @@ pub fn preview(
     }
     let secrets = Secrets::new(vec![Secret::random()?]);
     let sealer = Sealer {
-        secrets: secrets.into(),
+        seal: Seal {
+            secrets: secrets.into(),
+            own,
+            peer: service.domain.clone(),
+            service: service.clone(),
+            expires: UnixTime::now().plus(plan.callbacks.expire),
+        },
         targets: plan.callbacks.targets.clone(),
         more: rule.targets.clone(),
-        own,
-        peer: service.domain.clone(),
-        service: service.clone(),
         // An address that is nobody's: then only what is listed passes.
         client: client.unwrap_or(IpAddr::from([0, 0, 0, 0])),
         suffix,
         keep: rule.mode == CallbackMode::Keep,
-        expires: UnixTime::now().plus(plan.callbacks.expire),
         base: BASE.into(),
     };
     let mut example = Example {
@@ -100,14 +102,12 @@ impl Replace for Example {
         if self.to_service {
             return self.sealer.replace(place, original);
         }
-        let sealed = original.parse().ok().and_then(|address| {
-            let grant = Grant::new(address, None, self.sealer.peer.clone(), self.sealer.expires.0).ok()?;
-            self.sealer.secrets.seal(&grant).ok()
-        });
+        let sealed = original
+            .parse()
+            .ok()
+            .and_then(|address| self.sealer.seal.address(BASE, address, None).ok());
         match sealed {
-            Some(sealed) if *place != Place::To => {
-                Verdict::With(super::path::address(BASE, &self.sealer.own, &sealed))
-            }
+            Some(sealed) if *place != Place::To => Verdict::With(sealed),
             _ => Verdict::Keep,
         }
     }

@@ -1,6 +1,6 @@
 //! `[gateway.callbacks]`: how services may call their clients back, and where messages name the addresses for it.
 
-use std::{collections::HashSet, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::HeaderName;
 use ipnet::IpNet;
@@ -173,7 +173,7 @@ pub struct CallbacksPlan {
     /// Longest silence before an answer.
     pub response_timeout: Duration,
     /// By service; `None` is the rule for all others.
-    pub rules: Vec<(Option<ServiceId>, CallbackRule)>,
+    pub rules: Vec<(Option<ServiceId>, Arc<CallbackRule>)>,
 }
 
 impl Default for CallbacksPlan {
@@ -218,7 +218,7 @@ impl Default for CallbackRule {
 
 impl CallbacksPlan {
     /// The rule for messages to `service`.
-    pub fn rule(&self, service: &ServiceId) -> CallbackRule {
+    pub fn rule(&self, service: &ServiceId) -> Arc<CallbackRule> {
         let named = self.rules.iter().find(|(s, _)| s.as_ref() == Some(service));
         let rule = named.or_else(|| self.rules.iter().find(|(s, _)| s.is_none()));
         rule.map(|(_, rule)| rule.clone()).unwrap_or_default()
@@ -302,7 +302,7 @@ fn one_rule(
     key: &str,
     c: &CallbackRuleConfig,
     bad: &mut Complaints,
-) -> Option<(Option<ServiceId>, CallbackRule)> {
+) -> Option<(Option<ServiceId>, Arc<CallbackRule>)> {
     let service = match c.service.as_str() {
         "*" => None,
         name => Some(bad.take(&format!("{key}.service"), name.parse::<ServiceId>())?),
@@ -338,7 +338,7 @@ fn one_rule(
         rules,
         targets: targets(&format!("{key}.targets"), &c.targets, bad),
     };
-    Some((service, rule))
+    Some((service, rule.into()))
 }
 
 pub(super) fn targets(key: &str, all: &[String], bad: &mut Complaints) -> Targets {
