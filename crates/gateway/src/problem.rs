@@ -7,11 +7,18 @@ use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
 };
+use http_body_util::BodyExt;
 
 use crate::{
     headers::value,
-    seam::{Body, REQUEST_ID},
+    seam::{Body, BoxError, REQUEST_ID},
 };
+
+/// A body that breaks off before its first byte.
+pub(crate) fn broken(error: BoxError) -> Body {
+    let nothing = futures_util::stream::iter([Err::<http_body::Frame<bytes::Bytes>, _>(error)]);
+    http_body_util::StreamBody::new(nothing).boxed_unsync()
+}
 
 /// What gateways pass on, as `Allow` lists it.
 pub const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     config::OriginUrl,
+    problem::broken,
     seam::{BASE, Body},
 };
 
@@ -79,20 +80,10 @@ impl Callbacks {
             Err(error) => {
                 warn!(%name, %error, "a service's answer cannot be looked through, and breaks off");
                 parts.headers = before;
-                Response::from_parts(parts, broken(error))
+                Response::from_parts(parts, broken(error.into()))
             }
         }
     }
-}
-
-fn broken(error: edit::EditError) -> Body {
-    use http_body_util::{BodyExt, StreamBody};
-    let error: crate::seam::BoxError = error.into();
-    StreamBody::new(futures_util::stream::iter([Err::<
-        http_body::Frame<bytes::Bytes>,
-        _,
-    >(error)]))
-    .boxed_unsync()
 }
 
 /// Replaces the addresses of one answer.

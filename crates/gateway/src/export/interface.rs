@@ -28,8 +28,8 @@ use crate::{
     config::{DocumentPlan, HostHeader, InterfacePlan, OriginUrl, OriginVersion},
     front::target::Suffix,
     headers::{fresh_request_id, value},
-    problem::empty,
-    seam::{Body, BoxError, Links, REQUEST_ID, SERVICE},
+    problem::{broken, empty},
+    seam::{Body, Links, REQUEST_ID, SERVICE},
 };
 
 /// Where the registered description of each service is, below the service's own name.
@@ -288,7 +288,7 @@ pub(super) async fn served(url: &OriginUrl, asked: &Uri, response: Response<Body
     }
     let whole = match collect(rest.boxed_unsync(), hawser_describe::MAX_BYTES).await {
         Ok(whole) => whole,
-        Err(error) => return too_large_answer(parts, error),
+        Err(error) => return Response::from_parts(parts, broken(error)),
     };
     let own = |_: Location, address: &str| named(url, asked, authority, address);
     match rewrite(&whole, kind.as_deref(), &mut { own }) {
@@ -367,11 +367,6 @@ fn content_type(hint: Option<&str>, bytes: &[u8]) -> HeaderValue {
         Some(b'{') => "application/json",
         _ => "application/yaml",
     })
-}
-
-fn too_large_answer(parts: http::response::Parts, error: BoxError) -> Response<Body> {
-    let broken = futures_util::stream::iter([Err::<http_body::Frame<Bytes>, _>(error)]);
-    Response::from_parts(parts, StreamBody::new(broken).boxed_unsync())
 }
 
 fn fault(status: u16, code: &str, detail: String, advice: &str) -> Fault {
