@@ -323,7 +323,10 @@ impl Engine {
                 // Its last words come first: a guest that shut down is not resurrected.
                 let _ = self.look();
                 self.session.event(Event::GuestDied);
-                return Ok(());
+                // One that shut down is still to be told so by the register.
+                if !self.session.has_ended() {
+                    return Ok(());
+                }
             }
             Wake::Free(outcome) => self.end = Some(End::Free(outcome)),
             Wake::Over(why) => self.end = Some(End::Over(why)),

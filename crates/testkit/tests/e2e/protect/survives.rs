@@ -21,6 +21,23 @@ fn a_killed_qemu() {
     }
 }
 
+/// The agent learns in one moment that the process has ended, that its sockets are closed and that output waits, in any order.
+#[test]
+fn a_qemu_that_dies_while_its_agent_stands_still_for_a_moment() {
+    if !gate::networks("protected machines") {
+        return;
+    }
+    let scene = Scene::protected(oldest());
+    let hosts = &scene.hosts;
+    hosts.freeze(Side::A, Part::Agent).unwrap();
+    hosts.kill(Side::A, Part::Qemu).unwrap();
+    wait_no_qemu(hosts, Side::A);
+    hosts.thaw(Side::A, Part::Agent).unwrap();
+    hosts.wait_role(Side::B, "alone", SLOW).unwrap();
+    hosts.wait_role(Side::A, "gone", SLOW).unwrap();
+    scene.goes_on_at(Side::B);
+}
+
 #[test]
 fn agent_and_qemu_killed_together() {
     if !gate::networks("protected machines") {
