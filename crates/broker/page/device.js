@@ -13,6 +13,8 @@ import { Revoked, backoff, run } from "./stream.js";
 
 /** Most acknowledgements in one request. */
 const ACKS_AT_ONCE = 64;
+/** Least time between two such requests, in milliseconds. */
+const PACE = 100;
 /** Statuses by which a server says that a request makes no sense, and never will. */
 const NEVER = [400, 413, 422];
 /** Milliseconds that an answer's bytes may take. */
@@ -238,6 +240,8 @@ export class Device {
         this.#tell.unsent(error);
       }
       await this.#store.sent(pending.map(([name]) => name));
+      // What comes meanwhile goes together: each request takes a proof, of which a mailbox remembers few for a device.
+      await new Promise((done) => setTimeout(done, PACE));
     }
   }
 

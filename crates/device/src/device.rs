@@ -28,7 +28,7 @@ use crate::{
 /// Longest JSON answer that is read, in bytes.
 const MAX_JSON: usize = 256 * 1024;
 /// Most acknowledgements in one request.
-const MAX_ACKS: usize = 256;
+pub(crate) const MAX_ACKS: usize = 256;
 
 /// An enrolled device whose keys are open.
 pub struct Device {

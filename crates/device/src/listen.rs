@@ -13,14 +13,20 @@ use hawser_proto::{
 };
 use hawser_seal::{OpenError, Withheld, sha256, verify};
 
+use tokio::time::{Instant, timeout_at};
+
 use crate::{
     Device, DeviceError,
+    device::MAX_ACKS,
     home::{Recent, State},
     sse::Parser,
 };
 
 /// The mailbox sends something at least every 20 s; after this long without, the connection is taken for dead.
 const SILENCE: Duration = Duration::from_secs(65);
+/// What is to be acknowledged is gathered for so long after the last request, or until it fills one: each request takes a proof, of
+/// which a mailbox remembers few for a device.
+const PACE: Duration = Duration::from_millis(100);
 /// First wait before the stream is tried again; doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -142,7 +148,22 @@ impl Device {
             protocol("it ended the stream"),
             protocol("a line longer than any envelope"),
         );
-        while let Some(bytes) = stream.next(SILENCE).await? {
+        let mut told = Instant::now();
+        loop {
+            if !state.pending.is_empty() && (state.pending.len() >= MAX_ACKS || told.elapsed() >= PACE) {
+                self.flush(state).await?;
+                told = Instant::now();
+            }
+            let bytes = match state.pending.is_empty() {
+                true => stream.next(SILENCE).await?,
+                false => match timeout_at(told + PACE, stream.next(SILENCE)).await {
+                    Ok(bytes) => bytes?,
+                    Err(_) => continue,
+                },
+            };
+            let Some(bytes) = bytes else {
+                return Err(ended);
+            };
             *wait = FIRST_WAIT;
             let Ok(events) = parser.push(&bytes) else {
                 return Err(too_long);
@@ -160,12 +181,10 @@ impl Device {
                     break;
                 }
             }
-            self.flush(state).await?;
             if enough {
-                return Ok(());
+                return self.flush(state).await;
             }
         }
-        Err(ended)
     }
 
     /// Hands what is to be acknowledged to the mailbox. One that the mailbox refuses for good holds back no other.

@@ -1,6 +1,6 @@
 //! What the engine knows by heart, so that a deposit need not count: devices, and how much each has.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
 
 use rusqlite::{Connection, params};
 
@@ -26,6 +26,8 @@ pub(super) struct DeviceBook {
     pub(super) skips: u32,
     /// Acknowledgements that wait.
     pub(super) waiting: u32,
+    /// The lowest number for which there was no room, and that has not come again.
+    pub(super) refused: Option<u64>,
 }
 
 /// Envelopes and their bytes.
@@ -47,6 +49,14 @@ pub(super) struct DomainBook {
     pub(super) reports: usize,
     /// Of the last report.
     pub(super) number: u64,
+}
+
+impl DeviceBook {
+    /// Whether a number must wait for a lower one that was refused: a number that is kept makes all below it useless, since a device
+    /// takes them for replays. A queue that is empty waits for nobody.
+    pub(super) fn waits(&self, sequence: u64) -> bool {
+        self.queue.envelopes > 0 && self.refused.is_some_and(|first| first < sequence)
+    }
 }
 
 impl Amount {
@@ -182,6 +192,7 @@ impl Books {
                 queue: Amount::default(),
                 skips: 0,
                 waiting: 0,
+                refused: None,
             },
         };
         self.devices.insert(book.device.handle, book);
@@ -202,6 +213,22 @@ impl Books {
     /// The device, if it is the domain's.
     pub(super) fn of_domain(&self, domain: &str, handle: &Handle) -> Option<&DeviceBook> {
         self.devices.get(handle).filter(|b| &*b.device.domain == domain)
+    }
+
+    /// There was no room for a number.
+    pub(super) fn refused(&mut self, handle: &Handle, sequence: u64) {
+        if let Some(book) = self.devices.get_mut(handle) {
+            book.refused = Some(book.refused.map_or(sequence, |first| first.min(sequence)));
+        }
+    }
+
+    /// Numbers came that may have been refused before.
+    pub(super) fn came_again(&mut self, handle: &Handle, numbers: RangeInclusive<u64>) {
+        if let Some(book) = self.devices.get_mut(handle)
+            && book.refused.is_some_and(|first| numbers.contains(&first))
+        {
+            book.refused = None;
+        }
     }
 
     /// Envelopes came.

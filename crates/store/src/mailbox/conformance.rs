@@ -195,14 +195,18 @@ async fn queues(engine: &dyn Backend) {
     assert!(all(engine, [2; 16]).await.is_empty(), "a queue is one device's");
 }
 
-async fn skips(engine: &dyn Backend) {
-    let skip = |from, to| Skip {
+fn skip_of(device: u8, from: u64, to: u64) -> Skip {
+    Skip {
         domain: "acme".into(),
-        device: [1; 16],
+        device: [device; 16],
         from,
         to,
         body: b"signed".as_slice().into(),
-    };
+    }
+}
+
+async fn skips(engine: &dyn Backend) {
+    let skip = |from, to| skip_of(1, from, to);
     assert!(matches!(
         engine.skip(skip(2, 3)).await.unwrap(),
         Skipped::Kept { .. }
@@ -271,6 +275,20 @@ async fn bounds(engine: &dyn Backend) {
         ..LIMITS
     };
     engine.limit(wider).await.unwrap();
+    assert_eq!(
+        engine.deposit(envelope(3, 6, b"x")).await.unwrap(),
+        Deposited::Full,
+        "there is room now, but a lower number was refused"
+    );
+    assert_eq!(
+        engine.deposit(envelope(2, 3, b"x")).await.unwrap(),
+        Deposited::Full
+    );
+    for (n, refused) in [(1, 6), (2, 2)] {
+        engine.skip(skip_of(n, refused, refused)).await.unwrap();
+        engine.explained([n; 16], refused).await.unwrap();
+    }
+    kept(&engine.deposit(envelope(2, 3, b"x")).await.unwrap());
     kept(&engine.deposit(envelope(3, 5, b"x")).await.unwrap());
 }
 

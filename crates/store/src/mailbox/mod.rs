@@ -122,7 +122,8 @@ pub enum Deposited {
     UnknownDevice,
     /// The device is revoked.
     Revoked,
-    /// The device's queue, or what the domain may have, is full.
+    /// The device's queue, or what the domain may have, is full. Higher numbers are refused from then on, room or not, until this one
+    /// comes again or is skipped, or the queue is empty: so none that was refused has to be given up for one behind it.
     Full,
 }
 

@@ -150,7 +150,8 @@ impl Tables {
             bytes: collapsed.iter().map(|(_, _, bytes)| bytes).sum(),
         };
         let bytes = deposit.body.len() as u64;
-        if !self.books.fits(&book, bytes, freed, &self.limits) {
+        if book.waits(deposit.sequence) || !self.books.fits(&book, bytes, freed, &self.limits) {
+            self.books.refused(&deposit.device, deposit.sequence);
             return Ok(Deposited::Full);
         }
         for (position, sequence, _) in &collapsed {
@@ -176,6 +177,8 @@ impl Tables {
         )?;
         self.books.position += 1;
         self.books.came(&deposit.device, bytes);
+        self.books
+            .came_again(&deposit.device, deposit.sequence..=deposit.sequence);
         Ok(Deposited::Kept {
             position,
             collapsed: collapsed.into_iter().map(|(_, sequence, _)| sequence).collect(),
@@ -233,6 +236,7 @@ impl Tables {
         )?;
         self.books.position += 1;
         self.books.went(&skip.device, amount);
+        self.books.came_again(&skip.device, skip.from..=skip.to);
         if let Some(book) = self.books.devices.get_mut(&skip.device) {
             book.skips = skips + 1;
         }

@@ -57,11 +57,10 @@ fn events_a_second() {
     let last = publish(&office, &token);
     let accepted = begin.elapsed();
     let many = wait::SOON * 6;
-    let end = format!("\"n-{}\"", EVENTS - 1);
-    let shown = |p: &hawser_testkit::Process| p.log().contains(&end);
+    let messages = |p: &hawser_testkit::Process| p.log().matches("\"event\":\"message\"").count();
     listening
         .process
-        .wait_until(many, "the last event", shown)
+        .wait_until(many, "all events", |p| messages(p) >= EVENTS)
         .unwrap();
     let opened = begin.elapsed();
     let acked = wait::until(many, "the last one to be acknowledged", || {
@@ -69,12 +68,14 @@ fn events_a_second() {
         Ok((told["recipients"][0]["state"] == "acked").then(|| begin.elapsed()))
     });
     let acked = acked.unwrap();
-    let messages = listening
+    let order: Vec<String> = listening
         .events()
         .iter()
         .filter(|e| e["event"] == "message")
-        .count();
-    assert_eq!(messages, EVENTS);
+        .map(|e| e["id"].as_str().unwrap().to_owned())
+        .collect();
+    let published: Vec<String> = (0..EVENTS).map(|n| format!("n-{n}")).collect();
+    assert_eq!(order, published, "each once, in order");
     let rate = |time: std::time::Duration| EVENTS as f64 / time.as_secs_f64();
     println!(
         "{EVENTS} events to one device, a second: {:.0} accepted durably, {:.0} opened, {:.0} acknowledged to the publisher",
