@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     core::Core,
-    delivery::{self, Event, Row},
+    delivery::{self, Effects, Event, Row},
     directory::{Snapshot, sha256},
     metrics::count,
     outbox::{Inserted, Kept, OutboxError},
@@ -109,13 +109,9 @@ impl Publishing {
             .into_iter()
             .map(|event| self.plan(application, &snapshot, event, now));
         let planned: Vec<_> = planned.collect::<Result<_, _>>()?;
-        let taken = join_all(
-            planned
-                .into_iter()
-                .map(|(kept, content)| self.take(kept, content, &snapshot)),
-        )
-        .await;
-        let accepted: Vec<Accepted> = taken.into_iter().collect::<Result<_, _>>()?;
+        // Not given up half-way when the client goes away.
+        let taken = tokio::spawn(take(self.core.clone(), planned, snapshot));
+        let accepted = taken.await.map_err(|_| closed())??;
         if batch {
             return web::json(StatusCode::ACCEPTED, &accepted);
         }
@@ -179,44 +175,6 @@ impl Publishing {
         Ok((Kept { event: kept, rows }, content))
     }
 
-    /// Into the outbox, and then to the devices.
-    async fn take(
-        &self,
-        kept: Kept,
-        content: Zeroizing<Vec<u8>>,
-        planned_by: &Arc<Snapshot>,
-    ) -> Result<Accepted, Problem> {
-        let core = &self.core;
-        let delivery = match core.outbox.insert(&kept, content).await.map_err(refused)? {
-            Inserted::Duplicate(delivery) => {
-                count(&core.metrics.published, "duplicate");
-                return Ok(Accepted {
-                    delivery,
-                    duplicate: true,
-                });
-            }
-            Inserted::New => kept.event.delivery,
-        };
-        count(&core.metrics.published, "accepted");
-        // It is on disk: whatever happens from here on, it is delivered, by a later start if need be.
-        let planned_by = planned_by.clone();
-        let core = core.clone();
-        tokio::spawn(async move {
-            let now = UnixTime::now();
-            if let Err(e) = core.change(|machine| ((), machine.accept(kept, now))).await {
-                warn!(error = %e, %delivery, "an accepted event waits until the outbox works again");
-            }
-            if !Arc::ptr_eq(&planned_by, &core.snapshot.load()) {
-                // A device may have gone or come in between.
-                core.again.notify_one();
-            }
-        });
-        Ok(Accepted {
-            delivery,
-            duplicate: false,
-        })
-    }
-
     async fn delivery(&self, application: &UserName, id: DeliveryId) -> Result<Answer, Problem> {
         let live = self.core.machine().live(&id);
         let kept = match live {
@@ -253,6 +211,62 @@ impl Publishing {
         };
         web::json(StatusCode::OK, &view)
     }
+}
+
+/// Into the outbox, and then to the devices, in their order. Where one cannot be taken, the others are: publishing all again finds
+/// them.
+async fn take(
+    core: Arc<Core>,
+    planned: Vec<(Kept, Zeroizing<Vec<u8>>)>,
+    planned_by: Arc<Snapshot>,
+) -> Result<Vec<Accepted>, Problem> {
+    let inserts = planned.into_iter().map(|(kept, content)| {
+        let core = &core;
+        async move { core.outbox.insert(&kept, content).await.map(|done| (done, kept)) }
+    });
+    let (mut new, mut answers) = (Vec::new(), Vec::new());
+    for inserted in join_all(inserts).await {
+        answers.push(inserted.map(|(done, kept)| match done {
+            Inserted::Duplicate(delivery) => {
+                count(&core.metrics.published, "duplicate");
+                Accepted {
+                    delivery,
+                    duplicate: true,
+                }
+            }
+            Inserted::New => {
+                count(&core.metrics.published, "accepted");
+                let delivery = kept.event.delivery;
+                new.push(kept);
+                Accepted {
+                    delivery,
+                    duplicate: false,
+                }
+            }
+        }));
+    }
+    // They are on disk: whatever happens from here on, they are delivered, by a later start if need be.
+    tokio::spawn(async move {
+        let now = UnixTime::now();
+        let accepted = core.change(|machine| {
+            let mut effects = Effects::default();
+            for kept in new {
+                effects.append(machine.accept(kept, now));
+            }
+            ((), effects)
+        });
+        if let Err(e) = accepted.await {
+            warn!(error = %e, "accepted events wait until the outbox works again");
+        }
+        if !Arc::ptr_eq(&planned_by, &core.snapshot.load()) {
+            // A device may have gone or come in between.
+            core.again.notify_one();
+        }
+    });
+    answers
+        .into_iter()
+        .map(|answer| answer.map_err(refused))
+        .collect()
 }
 
 /// Who asks: by bearer token, else by client certificate.

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as B64};
@@ -26,6 +27,8 @@ const IDENTITY: &str = "device.json";
 const KEYS: &str = "device.key";
 const STATE: &str = "state";
 const LOCK: &str = "lock";
+/// Changes within so long go to disk together: what was handed on since may come again should the process die.
+const GATHER: Duration = Duration::from_millis(5);
 /// Most messages of which the state remembers what can still be done with them.
 const MAX_RECENT: usize = 512;
 
@@ -91,6 +94,9 @@ pub(crate) struct State {
     /// The last messages.
     #[n(2)]
     recent: Vec<Recent>,
+    /// Since when it differs from the file, if it does.
+    #[cbor(skip)]
+    unsaved: Option<Instant>,
 }
 
 /// A message that came.
@@ -105,6 +111,16 @@ pub(crate) struct Recent {
 }
 
 impl State {
+    /// It differs from the file now.
+    pub(crate) fn changed(&mut self) {
+        self.unsaved.get_or_insert_with(Instant::now);
+    }
+
+    /// When it is to be saved, if it is.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.unsaved.map(|since| since + GATHER)
+    }
+
     pub(crate) fn remember(&mut self, recent: Recent) {
         if self.recent.len() >= MAX_RECENT {
             self.recent.remove(0);
@@ -150,7 +166,7 @@ impl Home {
     ) -> Result<(), DeviceError> {
         let wrapped = wrap::wrap(keys, passphrase, cost)?;
         self.write_json(KEYS, &wrapped)?;
-        self.save_state(&State::default())?;
+        self.save_state(&mut State::default())?;
         self.save_identity(identity)
     }
 
@@ -183,8 +199,10 @@ impl Home {
         })
     }
 
-    pub(crate) fn save_state(&self, state: &State) -> Result<(), DeviceError> {
-        Ok(write_private(&self.0.join(STATE), &encoded(state))?)
+    pub(crate) fn save_state(&self, state: &mut State) -> Result<(), DeviceError> {
+        write_private(&self.0.join(STATE), &encoded(&*state))?;
+        state.unsaved = None;
+        Ok(())
     }
 
     /// Held by the one process that takes envelopes, as long as the file is open.

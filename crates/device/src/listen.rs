@@ -112,7 +112,11 @@ impl Device {
         let mut state = self.home.state()?;
         let mut wait = FIRST_WAIT;
         loop {
-            let error = match self.follow(&mut state, receiver, &mut wait).await {
+            let followed = self.follow(&mut state, receiver, &mut wait).await;
+            if state.due().is_some() {
+                self.home.save_state(&mut state)?;
+            }
+            let error = match followed {
                 Ok(()) => return Ok(()),
                 Err(e) if !e.is_passing() => return Err(e),
                 Err(e) => e,
@@ -154,9 +158,15 @@ impl Device {
                 self.flush(state).await?;
                 told = Instant::now();
             }
-            let bytes = match state.pending.is_empty() {
-                true => stream.next(SILENCE).await?,
-                false => match timeout_at(told + PACE, stream.next(SILENCE)).await {
+            self.save_due(state)?;
+            let told_next = (!state.pending.is_empty()).then(|| told + PACE);
+            let due = told_next
+                .into_iter()
+                .chain(state.due().map(Instant::from_std))
+                .min();
+            let bytes = match due {
+                None => stream.next(SILENCE).await?,
+                Some(due) => match timeout_at(due, stream.next(SILENCE)).await {
                     Ok(bytes) => bytes?,
                     Err(_) => continue,
                 },
@@ -187,11 +197,26 @@ impl Device {
         }
     }
 
+    /// Something changed: it goes to disk when changes were gathered for a moment.
+    fn keep(&self, state: &mut State) -> Result<(), DeviceError> {
+        state.changed();
+        self.save_due(state)
+    }
+
+    fn save_due(&self, state: &mut State) -> Result<(), DeviceError> {
+        match state.due() {
+            Some(due) if due <= std::time::Instant::now() => self.home.save_state(state),
+            _ => Ok(()),
+        }
+    }
+
     /// Hands what is to be acknowledged to the mailbox. One that the mailbox refuses for good holds back no other.
     async fn flush(&mut self, state: &mut State) -> Result<(), DeviceError> {
         if state.pending.is_empty() {
             return Ok(());
         }
+        // What is acknowledged does not come again: it must be known here for good.
+        self.home.save_state(state)?;
         match self.acknowledge(&state.pending).await {
             Err(e) if e.is_senseless() => {
                 for ack in &state.pending {
@@ -206,7 +231,8 @@ impl Device {
             other => other?,
         }
         state.pending.clear();
-        self.home.save_state(state)
+        state.changed();
+        Ok(())
     }
 
     async fn envelope(
@@ -267,7 +293,7 @@ impl Device {
             item,
         });
         state.pending.push(self.ack(sequence, digest, code)?);
-        self.home.save_state(state)?;
+        self.keep(state)?;
         Ok(tell(receiver, gap, handled).await)
     }
 
@@ -312,7 +338,7 @@ impl Device {
             return Ok(receiver.receive(refused).await);
         };
         let gap = state.arrivals.skip(&skip);
-        self.home.save_state(state)?;
+        self.keep(state)?;
         let handled = receiver.receive(Arrived::Skipped(skip)).await;
         Ok(tell(receiver, gap, handled).await)
     }

@@ -167,6 +167,48 @@ fn large_and_confidential_content_is_fetched() {
     assert!(!ok && !out.contains("million"), "revoked: {error}{out}");
 }
 
+#[test]
+fn a_command_runs_for_each_event() {
+    let Some(office) = office("commands for events") else {
+        return;
+    };
+    office.user("alice").unwrap();
+    let token = office.application("alarms").unwrap();
+    let device = office.device("alice", "pager").unwrap();
+    let seen = office.path("seen");
+    let publish = |n: &str, subject: &str, body: &str| {
+        let event = [
+            ("id", n),
+            ("source", "/alarms"),
+            ("type", "alarm"),
+            ("subject", subject),
+            ("recipient", "user:alice"),
+        ];
+        id(&office
+            .publish(&token, &event, "text/plain", body.as_bytes())
+            .unwrap())
+    };
+    let good = publish("a-1", "$(reboot); `x`", "the pump is hot");
+    let bad = publish("a-2", "fails", "the pump is off");
+    // What comes is data to the command: it stands in variables and on standard input.
+    let command = format!(
+        "printf '%s|%s|%s\\n' \"$HAWSER_ID\" \"$HAWSER_SUBJECT\" \"$(cat)\" >> {}; test \"$HAWSER_ID\" = a-1",
+        seen.display()
+    );
+    let mut listening = device.listen(&["--exec", &command]).unwrap();
+    office.delivered(&token, &good, &["acked"]).unwrap();
+    // One for which the command fails is told to the publisher as such.
+    let told = office.delivered(&token, &bad, &["failed"]).unwrap();
+    let reason = told["recipients"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("hand it on"), "{told}");
+    listening.process.kill().unwrap();
+    let seen = std::fs::read_to_string(&seen).unwrap();
+    assert_eq!(
+        seen,
+        "a-1|$(reboot); `x`|the pump is hot\na-2|fails|the pump is off\n"
+    );
+}
+
 fn handle(office: &hawser_testkit::office::Office, user: &str) -> String {
     let listed = office
         .admin(&["device", "list", "--user", user, "--json"], "")

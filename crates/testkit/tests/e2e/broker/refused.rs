@@ -172,6 +172,60 @@ fn neither_a_copy_of_the_keys_nor_an_edited_envelope_helps() {
 }
 
 #[test]
+fn what_is_for_one_device_is_not_opened_by_another_of_the_same_user() {
+    let Some(mut office) = office("envelopes for another device of the user") else {
+        return;
+    };
+    office.user("alice").unwrap();
+    let token = office.application("mail").unwrap();
+    let phone = office.device("alice", "phone").unwrap();
+    let event = [
+        ("id", "d-1"),
+        ("source", "/mail"),
+        ("type", "mail"),
+        ("recipient", "user:alice"),
+        ("delivery", "fetch"),
+    ];
+    let delivery = id(&office
+        .publish(&token, &event, "text/plain", b"for the phone")
+        .unwrap());
+    office.delivered(&token, &delivery, &["queued"]).unwrap();
+    // Made when there was no other: the tablet has nothing of it. The mailbox gives it to the tablet.
+    let tablet = office.device("alice", "tablet").unwrap();
+    office.hub = None;
+    sqlite(
+        &office.path("hub"),
+        "
+one, = [id for id, in db.execute('select distinct device from queue')]
+other, = [id for id, in db.execute('select id from devices where id != ?', (one,))]
+copied = db.execute('insert into queue (position, device, first, last, kind, expires, tries, body) '
+    'select position + 1000, ?, first, last, kind, expires, 0, body from queue where device = ?', (other, one)).rowcount
+assert copied == 1, copied
+db.commit()",
+    );
+    office.start_hub().unwrap();
+    let mut listening = tablet.listen(&[]).unwrap();
+    let refused = listening.event("\"refused\"").unwrap();
+    let shown = listening.events();
+    assert!(shown.iter().all(|e| e["event"] != "message"), "{refused}");
+    listening.process.kill().unwrap();
+
+    // Control: the phone opens it. What it may fetch, the tablet may not, though it is the same user's.
+    let mut listening = phone.listen(&[]).unwrap();
+    let notice = listening.event("d-1").unwrap();
+    let item = notice["item"].as_str().unwrap();
+    let (out, error, ok) = tablet.try_run(&["fetch", item], "").unwrap();
+    assert!(
+        !ok && !out.contains("phone") && error.contains("no such content"),
+        "{error}{out}"
+    );
+    assert_eq!(
+        phone.run(&["fetch", item], "").unwrap().trim_end(),
+        "for the phone"
+    );
+}
+
+#[test]
 fn an_enrolment_counts_once_in_its_time_and_shows_its_number_on_both_sides() {
     let Some(office) = office("enrolments that are over") else {
         return;
