@@ -155,6 +155,11 @@ impl Curl {
 
     /// Uploads the first `len` bytes of the pattern, and returns the answer's body.
     pub fn upload(self, len: u64) -> Result<String> {
+        self.upload_from(&mut pattern::Reader::new(len))
+    }
+
+    /// Uploads what is read, without saying its length before, and returns the answer's body. An error says what a refusal said.
+    pub fn upload_from(self, body: &mut dyn Read) -> Result<String> {
         let mut child = self
             .command(&["--fail-with-body", "-T", "-", "-H", "Expect:"])
             .stdin(Stdio::piped())
@@ -162,7 +167,7 @@ impl Curl {
             .stderr(Stdio::piped())
             .spawn()?;
         let mut input: ChildStdin = child.stdin.take().context("curl has no input")?;
-        let sent = std::io::copy(&mut pattern::Reader::new(len), &mut input);
+        let sent = std::io::copy(body, &mut input);
         drop(input);
         let end = child.wait_with_output()?;
         let (out, err) = (

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hawser_callback::{DIGESTS, Direction, Editor, Plan, Refusal, Replace, Report, Rules};
 use http::{
     HeaderMap, HeaderValue,
@@ -79,6 +79,7 @@ pub(super) async fn through(
         waiting += step.out.iter().map(Bytes::len).sum::<usize>();
         edited.waiting.extend(step.out);
     }
+    join(&mut edited.waiting, waiting);
     let before = length(headers);
     let after = match (ended, before, editor.settled()) {
         (true, Some(_), _) => Some(waiting as u64),
@@ -100,6 +101,15 @@ pub(super) async fn through(
         edited.editing = Some((editor, replace));
     }
     Ok((edited.boxed_unsync(), report))
+}
+
+/// What waits leaves as one piece: each becomes a frame, and a write, on the way.
+fn join(pieces: &mut VecDeque<Bytes>, length: usize) {
+    if pieces.len() > 1 && length <= 2 * AHEAD {
+        let mut whole = BytesMut::with_capacity(length);
+        pieces.drain(..).for_each(|piece| whole.extend_from_slice(&piece));
+        pieces.push_back(whole.freeze());
+    }
 }
 
 fn length(headers: &HeaderMap) -> Option<u64> {

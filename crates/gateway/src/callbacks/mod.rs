@@ -40,6 +40,8 @@ pub struct Callbacks(Arc<Inner>);
 struct Inner {
     own: NodeId,
     plan: ArcSwap<CallbacksPlan>,
+    /// [`Callbacks::base`] as peers are told of it.
+    base: ArcSwap<Option<HeaderValue>>,
     secrets: ArcSwap<Secrets>,
     origins: Mutex<Origins>,
     /// Where this gateway takes clients' calls.
@@ -53,6 +55,7 @@ impl Callbacks {
         let callbacks = Self(Arc::new(Inner {
             own,
             plan: ArcSwap::from_pointee(plan.callbacks.clone()),
+            base: ArcSwap::from_pointee(base_header(&plan.callbacks)),
             secrets: ArcSwap::from_pointee(keys.load().await?),
             origins: Mutex::default(),
             listening: ArcSwap::from_pointee(plan.listening()),
@@ -70,6 +73,7 @@ impl Callbacks {
         Self(Arc::new(Inner {
             own,
             plan: ArcSwap::from_pointee(plan),
+            base: ArcSwap::default(),
             secrets: ArcSwap::from_pointee(Secrets::new(Vec::new())),
             origins: Mutex::default(),
             listening: ArcSwap::default(),
@@ -82,6 +86,7 @@ impl Callbacks {
         let mut origins = self.0.origins.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.0.plan.swap(Arc::new(plan.callbacks.clone()));
         if *before != plan.callbacks {
+            self.0.base.store(Arc::new(base_header(&plan.callbacks)));
             *origins = Origins::default();
         }
     }
@@ -93,15 +98,11 @@ impl Callbacks {
 
     /// Where services of this domain call back, if they can.
     pub(crate) fn base(&self) -> Option<String> {
-        let plan = self.0.plan.load();
-        plan.base
-            .as_ref()
-            .filter(|_| plan.enabled)
-            .map(ToString::to_string)
+        base(&self.0.plan.load())
     }
 
     fn base_header(&self) -> Option<HeaderValue> {
-        HeaderValue::try_from(self.base()?).ok()
+        self.0.base.load().as_ref().clone()
     }
 
     /// What is done with messages to `service`, if anything.
@@ -109,6 +110,15 @@ impl Callbacks {
         let plan = self.0.plan.load();
         Some(plan.rule(service)).filter(|rule| plan.enabled && rule.mode != CallbackMode::Off)
     }
+}
+
+fn base(plan: &CallbacksPlan) -> Option<String> {
+    let base = plan.base.as_ref().filter(|_| plan.enabled);
+    base.map(ToString::to_string)
+}
+
+fn base_header(plan: &CallbacksPlan) -> Option<HeaderValue> {
+    HeaderValue::try_from(base(plan)?).ok()
 }
 
 /// Takes keys in as they come: with certificates, and from `hawser callbacks rotate`.

@@ -2,7 +2,7 @@
 //! link-local and multicast addresses unless one is listed as it is. Else any client could aim its gateway at inner hosts.
 //! Pure.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use hawser_callback::Address;
 use ipnet::IpNet;
@@ -23,9 +23,9 @@ enum Host {
     Under(String),
 }
 
-/// A list of targets.
+/// A list of targets. Clones are the same list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Targets(Vec<Target>);
+pub struct Targets(Arc<[Target]>);
 
 /// How the host of an allowed address is found when it is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub enum TargetError {
 impl Targets {
     /// A list.
     pub fn new(all: Vec<Target>) -> Self {
-        Self(all)
+        Self(all.into())
     }
 
     /// Whether a host name, or an address, is listed with this port.

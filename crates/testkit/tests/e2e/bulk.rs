@@ -102,7 +102,7 @@ fn tcp_download(way: &Way) -> String {
 }
 
 /// Resets every party's high-water mark; what each has now.
-fn flatten(world: &mut World) -> Vec<(String, u64)> {
+pub(crate) fn flatten(world: &mut World) -> Vec<(String, u64)> {
     let mut all = Vec::new();
     for daemon in daemons(world) {
         daemon.process.reset_peak().unwrap();
@@ -111,7 +111,8 @@ fn flatten(world: &mut World) -> Vec<(String, u64)> {
     all
 }
 
-fn check_growth(world: &mut World, base: &[(String, u64)]) {
+/// Asserts that no party's high-water mark rose much above that.
+pub(crate) fn check_growth(world: &mut World, base: &[(String, u64)]) {
     for (daemon, (name, before)) in daemons(world).into_iter().zip(base) {
         let peak = daemon.process.peak_memory().unwrap();
         eprintln!(

@@ -3,6 +3,7 @@
 
 mod alarms;
 mod direct;
+mod hostile;
 mod orders;
 mod parcels;
 mod tunnel;

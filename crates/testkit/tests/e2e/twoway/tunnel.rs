@@ -11,7 +11,13 @@ use hawser_testkit::{
 };
 use serde_json::Value;
 
-use super::{Stage, alarms::alarms, orders::orders, parcels::parcels, webhooks::webhooks};
+use super::{
+    Stage,
+    alarms::alarms,
+    orders::{generated, orders},
+    parcels::parcels,
+    webhooks::webhooks,
+};
 
 const LISTENER: u16 = 9100;
 const IMPORT: u16 = 9001;
@@ -63,6 +69,9 @@ fn answers(stack: Stack) {
                 );
             }
         }
+        if stack == Stack::Metro {
+            generated(&stage);
+        }
         done.client.stop().unwrap();
         done.server.stop().unwrap();
     }
@@ -91,6 +100,36 @@ fn assert_answers_are_found(world: &mut World) {
 #[test]
 fn metro_answers_through_two_firewalls() {
     answers(Stack::Metro);
+}
+
+/// Nothing in the messages is touched: the server calls the client by its own address, through its gateway as HTTP proxy.
+#[test]
+fn metro_answers_through_its_gateway_as_proxy() {
+    let what = "asynchronous answers through a proxy";
+    if !(gate::networks(what) && parties::are_installed(what)) {
+        return;
+    }
+    let tables = "[[gateway.callbacks.rule]]\nservice = \"*\"\nmode = \"keep\"\n\n\
+                  [[gateway.callbacks.open]]\ndomains = [\"beta\"]\ntargets = [\"10.1.0.0/16:9100\"]\n\n\
+                  [[gateway.proxy.through]]\nhosts = [\"10.1.0.0/16\"]\ndomain = \"acme\"";
+    let spec = Spec::new([Service::http("orders", 8200).imported(IMPORT)]);
+    let world = spec.gateway_tables(tables).start().unwrap();
+    let ways = world.ways();
+    let mut stage = stage(&world, &ways[0], 8200);
+    let proxy = ways[1].proxy();
+    stage.server_proxy = Some(proxy);
+    let mut done = orders(&stage, Stack::Metro, Stack::Metro);
+    for e in &done.exchanges {
+        let seen = [e.request.text("reply_to"), e.request.text("fault_to")];
+        assert!(
+            seen.contains(&e.wanted.as_str()),
+            "{}: {:?}",
+            e.variant,
+            e.request
+        );
+    }
+    done.client.stop().unwrap();
+    done.server.stop().unwrap();
 }
 
 #[test]
