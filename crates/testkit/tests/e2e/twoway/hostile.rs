@@ -120,7 +120,7 @@ fn hostile_messages_cost_little_and_break_nothing() {
     let reply = "<s:Header><wsa:ReplyTo><wsa:Address>&boom;</wsa:Address></wsa:ReplyTo></s:Header><s:Body/></s:Envelope>";
     let laughs = "<!DOCTYPE s:Envelope [<!ENTITY a \"ha\"><!ENTITY b \"&a;&a;&a;&a;&a;&a;&a;&a;\"><!ENTITY boom \"&b;&b;&b;&b;\">]>";
     let outside = "<!DOCTYPE s:Envelope [<!ENTITY boom SYSTEM \"file:///etc/passwd\">]>";
-    let refused: [(&str, &str, Vec<(&str, usize)>); 5] = [
+    let refused: [(&str, &str, Vec<(&str, usize)>); 6] = [
         ("entities", XML, vec![(laughs, 1), (ENVELOPE, 1), (reply, 1)]),
         (
             "an outside entity",
@@ -138,22 +138,24 @@ fn hostile_messages_cost_little_and_break_nothing() {
             JSON,
             vec![("{\"callbackUrl\":\"http://", 1), ("a", 100 * MIB)],
         ),
+        ("nesting", JSON, vec![("{\"a\":", DEEP), ("0", 1), ("}", DEEP)]),
     ];
     for (name, media, pieces) in refused {
         let before = served();
         let way = &world.ways()[0];
         let error = call(way, "/upload", media).upload_from(&mut Long::new(&pieces));
         let error = error.err().map(|e| e.to_string()).unwrap_or_default();
-        assert!(error.contains("callback-refused"), "{name}: {error}");
+        // Who goes on sending may find the connection closed before the answer is read.
+        let told = ["callback-refused", "Broken pipe", "reset"];
+        assert!(told.iter().any(|t| error.contains(t)), "{name}: {error}");
         assert_eq!(served(), before, "{name} did not reach the service");
     }
-    let passed: [(&str, &str, Vec<(&str, usize)>); 4] = [
+    let passed: [(&str, &str, Vec<(&str, usize)>); 3] = [
         (
             "a gigabyte",
             JSON,
             vec![("{\"pad\":[", 1), (items, gigabyte / items.len()), ("0]}", 1)],
         ),
-        ("nesting", JSON, vec![("{\"a\":", DEEP), ("0", 1), ("}", DEEP)]),
         (
             "nesting behind the header",
             XML,
