@@ -186,6 +186,10 @@ pub struct ExportConfig {
     /// The TCP service's address: "HOST:PORT". Default: none.
     #[serde(default)]
     pub tcp: Option<String>,
+    /// Whether this is what clients here are called back by, for those who write the services: an interface to be read, at which
+    /// nothing is called. In place of `http` and `tcp`; needs `interface` with a file or a URL. Default: false.
+    #[serde(default)]
+    pub callbacks: bool,
     /// HTTP version spoken to the origin. "auto": HTTP/2 for gRPC, else HTTP/1.1. Default: "auto".
     #[serde(default)]
     pub version: OriginVersion,

@@ -369,6 +369,34 @@ async fn a_registered_description_is_read_with_addresses_that_work_and_requests_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_interfaces_are_read_by_those_who_call_them_back_and_called_by_nobody() {
+    let world = World::new(&[("beta", "acme")]).await;
+    let a = world.domain("acme", "gw1", DAY).await;
+    let b = world.domain("beta", "gw1", DAY).await;
+    peer(&a, &b).await;
+    let file = world.dir.path().join("answers.json");
+    std::fs::write(&file, OPENAPI).unwrap();
+    let export = |name: &str, allow: &str| {
+        format!(
+            "[[export]]\nname = \"{name}\"\ncallbacks = true\ninterface = {{ file = {file:?} }}\nallow = [{allow}]\n"
+        )
+    };
+    let exports =
+        export("answers", "{ domains = [\"beta\"] }") + &export("hidden", "{ domains = [\"gamma\"] }");
+    let _acme = gateway(&a, &exports, DAY).await;
+    let beta = gateway(&b, "[proxy]\nlisten = [\"127.0.0.1:0\"]\n", DAY).await;
+    sees(&beta, "answers.acme", 1).await;
+    let read = beta.interface(&"answers.acme".parse().unwrap()).await.unwrap();
+    assert_eq!(read.text, OPENAPI, "its addresses are those of an example");
+    let refused = beta.interface(&"hidden.acme".parse().unwrap()).await;
+    assert!(refused.is_err());
+    let proxy = beta.front().proxy_addrs()[0];
+    let (status, text) = post(proxy, "/v1/orders", "answers.acme.hawser", &[], "{}").await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{text}");
+    assert!(text.contains("clients-interface"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_was_opened_is_called_as_it_is_and_no_other() {
     let world = World::new(ONE_WAY).await;
     let a = world.domain("acme", "gw1", DAY).await;

@@ -46,7 +46,7 @@ pub enum DocumentPlan {
 pub(super) fn check(
     key: &str,
     c: &InterfaceConfig,
-    tcp: bool,
+    (tcp, clients): (bool, bool),
     bad: &mut Complaints,
 ) -> Option<InterfacePlan> {
     if tcp {
@@ -55,6 +55,13 @@ pub(super) fn check(
     }
     let at = match (&c.file, &c.path, &c.url) {
         (Some(file), None, None) => DocumentPlan::File(file.clone()),
+        (None, Some(_), None) if clients => {
+            bad.add(
+                &format!("{key}.path"),
+                "there is no origin to ask: name a file or a url",
+            );
+            return None;
+        }
         (None, Some(path), None) => {
             let parsed = path
                 .parse::<PathAndQuery>()
@@ -77,6 +84,12 @@ pub(super) fn check(
             return None;
         }
     };
+    if clients && c.validate {
+        bad.add(
+            &format!("{key}.validate"),
+            "is for services that are called: leave it out",
+        );
+    }
     Some(InterfacePlan {
         at,
         validate: c.validate,

@@ -148,6 +148,8 @@ pub enum OriginPlan {
         /// Longest silence before the head of its answer.
         response_timeout: Duration,
     },
+    /// Nowhere: clients that are called back at addresses in messages, of which there is a description.
+    Clients,
     /// A byte stream.
     Tcp {
         /// Host.
@@ -481,7 +483,7 @@ fn one_export(i: usize, c: &ExportConfig, bad: &mut Complaints) -> Option<Export
         Some(i) => Some(interface::check(
             &format!("{key}.interface"),
             i,
-            c.tcp.is_some(),
+            (c.tcp.is_some(), c.callbacks),
             bad,
         )?),
         None => None,
@@ -517,8 +519,8 @@ fn one_export(i: usize, c: &ExportConfig, bad: &mut Complaints) -> Option<Export
 }
 
 fn origin(key: &str, c: &ExportConfig, bad: &mut Complaints) -> Option<OriginPlan> {
-    match (&c.http, &c.tcp) {
-        (Some(http), None) => {
+    match (&c.http, &c.tcp, c.callbacks) {
+        (Some(http), None, false) => {
             let url = bad.take(&format!("{key}.http"), http.parse::<OriginUrl>())?;
             if c.ca.is_some() && !url.tls {
                 bad.add(
@@ -534,7 +536,7 @@ fn origin(key: &str, c: &ExportConfig, bad: &mut Complaints) -> Option<OriginPla
                 response_timeout: c.response_timeout,
             })
         }
-        (None, Some(tcp)) => {
+        (None, Some(tcp), false) => {
             if c.allow
                 .iter()
                 .any(|a| !a.methods.is_empty() || !a.paths.is_empty())
@@ -547,10 +549,19 @@ fn origin(key: &str, c: &ExportConfig, bad: &mut Complaints) -> Option<OriginPla
             let (host, port) = bad.take(&format!("{key}.tcp"), host_port(tcp))?;
             Some(OriginPlan::Tcp { host, port })
         }
+        (None, None, true) => {
+            if c.interface.is_none() || c.health.is_some() {
+                bad.add(
+                    &format!("{key}.callbacks"),
+                    "needs `interface`, and has no `health`: nothing is called there",
+                );
+            }
+            Some(OriginPlan::Clients)
+        }
         _ => {
             bad.add(
                 key,
-                "expected one of http = \"http://HOST:PORT\" and tcp = \"HOST:PORT\"",
+                "expected one of http = \"http://HOST:PORT\", tcp = \"HOST:PORT\" and callbacks = true",
             );
             None
         }

@@ -109,6 +109,7 @@ impl fmt::Display for OriginPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OriginPlan::Http { url, .. } => write!(f, "{url}"),
+            OriginPlan::Clients => f.write_str("clients' interface for calls back"),
             OriginPlan::Tcp { host, port } if host.contains(':') => write!(f, "tcp [{host}]:{port}"),
             OriginPlan::Tcp { host, port } => write!(f, "tcp {host}:{port}"),
         }

@@ -32,12 +32,13 @@ pub(super) async fn serve(
     mut request: Request<Incoming>,
     answered: upgrade::Answered,
 ) -> Result<Response<Body>, Fault> {
-    let Kind::Http {
-        origin,
-        response_timeout,
-    } = &export.kind
-    else {
-        return Err(not_http(export));
+    let (origin, response_timeout) = match &export.kind {
+        Kind::Http {
+            origin,
+            response_timeout,
+        } => (origin, response_timeout),
+        Kind::Clients => return clients(export, peer, &request).await,
+        Kind::Tcp { .. } => return Err(not_http(export)),
     };
     let wanted = Upgrade::of(&request);
     let method = match &wanted {
@@ -51,7 +52,7 @@ pub(super) async fn serve(
         .policy
         .request(&peer.domain, &method, request.uri().path(), request.headers())?;
     if request.uri().path() == interface::PATH {
-        return described(export, origin, &request).await;
+        return described(export, Some(origin), &request).await;
     }
     let near = (wanted == Upgrade::WebSocket).then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
@@ -73,10 +74,27 @@ pub(super) async fn serve(
     Ok(pass(cx, response))
 }
 
+/// What can be had of clients: how they are called back.
+async fn clients(
+    export: &Export,
+    peer: &NodeId,
+    request: &Request<Incoming>,
+) -> Result<Response<Body>, Fault> {
+    let (method, path) = (request.method(), request.uri().path());
+    export
+        .plan
+        .policy
+        .request(&peer.domain, method, path, request.headers())?;
+    match path {
+        interface::PATH => described(export, None, request).await,
+        _ => Err(not_called(export)),
+    }
+}
+
 /// The service's registered description.
 async fn described(
     export: &Export,
-    origin: &Origin,
+    origin: Option<&Origin>,
     request: &Request<Incoming>,
 ) -> Result<Response<Body>, Fault> {
     match (&export.interface, request.uri().authority()) {
@@ -154,6 +172,19 @@ pub(crate) fn pass(cx: &Context, response: Response<Incoming>) -> Response<Body>
     cx.pseudonym.add(&mut parts.headers, parts.version);
     parts.extensions.clear();
     Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
+}
+
+fn not_called(export: &Export) -> Fault {
+    Fault::new(
+        Place::ServerGateway,
+        404,
+        "clients-interface",
+        format!(
+            "{} says how clients are called back: nothing is called there",
+            export.plan.name
+        ),
+        "call the addresses that they name in their messages; `hawser services describe` shows how",
+    )
 }
 
 fn not_http(export: &Export) -> Fault {

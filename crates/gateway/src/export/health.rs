@@ -82,6 +82,7 @@ async fn check(export: &Arc<Export>, plan: &HealthPlan) -> Result<(), String> {
             .await
             .map(drop)
             .map_err(|e| e.to_string()),
+        Kind::Clients => Ok(()),
         Kind::Http { origin, .. } => {
             let request = Request::get(plan.path.as_str())
                 .header(USER_AGENT, concat!("hawser-health/", env!("CARGO_PKG_VERSION")))

@@ -75,15 +75,16 @@ impl Interface {
     }
 
     /// Answers for the description, with addresses under `authority`, as the caller knows the service.
+    /// Of clients, which have no `origin`, it says nothing of where they are: addresses stay.
     pub(super) async fn serve(
         &self,
-        origin: &Origin,
+        origin: Option<&Origin>,
         authority: &Authority,
     ) -> Result<Response<Body>, Fault> {
         let document = self.get(origin).await?;
         let own = |location, address: &str| match location {
-            Location::Endpoint => Some(under(authority, address)),
-            Location::Import => None,
+            Location::Endpoint if origin.is_some() => Some(under(authority, address)),
+            Location::Endpoint | Location::Import => None,
         };
         let bytes = rewrite(&document.bytes, document.hint.as_deref(), &mut { own })
             .map_err(|e| unreadable(&e.to_string()))?;
@@ -105,7 +106,7 @@ impl Interface {
         if !self.plan.validate {
             return Ok(request);
         }
-        let document = self.get(origin).await?;
+        let document = self.get(Some(origin)).await?;
         let Some(validator) = &document.validator else {
             return Ok(request);
         };
@@ -129,7 +130,7 @@ impl Interface {
         Ok(Request::from_parts(parts, body))
     }
 
-    async fn get(&self, origin: &Origin) -> Result<Arc<Document>, Fault> {
+    async fn get(&self, origin: Option<&Origin>) -> Result<Arc<Document>, Fault> {
         let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let is_file = matches!(self.plan.at, DocumentPlan::File(_));
         if let Some((when, document)) = &known
@@ -138,7 +139,10 @@ impl Interface {
             return Ok(document.clone());
         }
         let fetched = match &self.plan.at {
-            DocumentPlan::Origin(path) => fetch(origin, path.as_str()).await,
+            DocumentPlan::Origin(path) => match origin {
+                Some(origin) => fetch(origin, path.as_str()).await,
+                None => Err("there is no origin".into()),
+            },
             DocumentPlan::Elsewhere(url, path) => {
                 let other = Origin::new(url, None, OriginVersion::One, HostHeader::Origin, None, FETCH);
                 match other {

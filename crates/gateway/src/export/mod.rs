@@ -75,6 +75,8 @@ struct Export {
 }
 
 enum Kind {
+    /// Only its description can be read.
+    Clients,
     Http {
         origin: Box<Origin>,
         response_timeout: Duration,
@@ -335,6 +337,7 @@ impl Export {
                     response_timeout: *response_timeout,
                 }
             }
+            OriginPlan::Clients => Kind::Clients,
             OriginPlan::Tcp { host, port } => Kind::Tcp {
                 host: host.clone(),
                 port: *port,
@@ -358,7 +361,7 @@ impl Export {
         Registration {
             name: self.plan.name.clone(),
             protocol: match self.kind {
-                Kind::Http { .. } => Protocol::Http,
+                Kind::Http { .. } | Kind::Clients => Protocol::Http,
                 Kind::Tcp { .. } => Protocol::Tcp,
             },
             healthy: self.healthy.load(Ordering::Acquire),
