@@ -46,6 +46,9 @@ fn sealed(way: &Way, url: &str) -> String {
     seen["callbackUrl"].as_str().unwrap().to_owned()
 }
 
+/// What it is, its media type, and its pieces, each so many times.
+type Case = (&'static str, &'static str, Vec<(&'static str, usize)>);
+
 /// A long body: each piece so many times.
 struct Long {
     pieces: VecDeque<(Vec<u8>, usize)>,
@@ -120,7 +123,7 @@ fn hostile_messages_cost_little_and_break_nothing() {
     let reply = "<s:Header><wsa:ReplyTo><wsa:Address>&boom;</wsa:Address></wsa:ReplyTo></s:Header><s:Body/></s:Envelope>";
     let laughs = "<!DOCTYPE s:Envelope [<!ENTITY a \"ha\"><!ENTITY b \"&a;&a;&a;&a;&a;&a;&a;&a;\"><!ENTITY boom \"&b;&b;&b;&b;\">]>";
     let outside = "<!DOCTYPE s:Envelope [<!ENTITY boom SYSTEM \"file:///etc/passwd\">]>";
-    let refused: [(&str, &str, Vec<(&str, usize)>); 6] = [
+    let refused: [Case; 6] = [
         ("entities", XML, vec![(laughs, 1), (ENVELOPE, 1), (reply, 1)]),
         (
             "an outside entity",
@@ -150,7 +153,7 @@ fn hostile_messages_cost_little_and_break_nothing() {
         assert!(told.iter().any(|t| error.contains(t)), "{name}: {error}");
         assert_eq!(served(), before, "{name} did not reach the service");
     }
-    let passed: [(&str, &str, Vec<(&str, usize)>); 3] = [
+    let passed: [Case; 3] = [
         (
             "a gigabyte",
             JSON,
