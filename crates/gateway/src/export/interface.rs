@@ -2,13 +2,16 @@
 //! work where the caller is; and requests held against it.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use hawser_describe::{Description, Location, Summary, Validator, is_description, rewrite};
+use hawser_describe::{
+    Description, Location, Place as HintedPlace, Summary, Validator, callbacks, is_description, rewrite,
+};
 use hawser_proto::{Fault, Place, ServiceId};
 use hawser_session::collect;
 use http::{
@@ -199,6 +202,38 @@ pub struct InterfaceView {
     pub text: String,
     /// What it says in short.
     pub summary: Summary,
+    /// Where requests name addresses to be called back at, if it says so.
+    pub hints: Hints,
+}
+
+/// Places in requests that a description says are addresses to be called back at, in the words of `[[gateway.callbacks.rule]]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Hints {
+    /// JSON pointers.
+    pub json: BTreeSet<String>,
+    /// Headers.
+    pub headers: BTreeSet<String>,
+    /// Query parameters.
+    pub query: BTreeSet<String>,
+}
+
+impl Hints {
+    fn of(description: &Description) -> Self {
+        let mut hints = Self::default();
+        let Description::OpenApi(api) = description else {
+            return hints;
+        };
+        for hint in callbacks(api) {
+            match hint.place {
+                HintedPlace::Body(pointer) if !pointer.is_empty() => hints.json.insert(pointer),
+                HintedPlace::Query(name) => hints.query.insert(name),
+                HintedPlace::Header(name) => hints.headers.insert(name),
+                // Paths and answers are not looked through; a whole body is no JSON that a rule could name.
+                _ => false,
+            };
+        }
+        hints
+    }
 }
 
 /// Asks the gateway that exports `service` for its registered description. Cancel safe.
@@ -230,6 +265,7 @@ pub(crate) async fn ask(links: &Links, suffix: &Suffix, service: &ServiceId) -> 
     Ok(InterfaceView {
         text,
         summary: read.summary(),
+        hints: Hints::of(&read),
     })
 }
 
@@ -445,6 +481,29 @@ mod tests {
         );
         assert_eq!(under(authority, "/v1"), "http://orders.beta.hawser/v1");
         assert_eq!(under(authority, "v1"), "http://orders.beta.hawser/v1");
+    }
+
+    #[test]
+    fn places_of_addresses_become_rules() {
+        let callback = |expression: &str| format!("{{\"{expression}\":{{\"post\":{{}}}}}}");
+        let text = format!(
+            "{{\"openapi\":\"3.1.0\",\"info\":{{\"title\":\"t\",\"version\":\"1\"}},\"paths\":{{\"/s\":{{\"post\":{{\"callbacks\":{{\
+             \"a\":{},\"b\":{},\"c\":{},\"d\":{}}}}}}}}}}}",
+            callback("{$request.body#/callbackUrl}/data"),
+            callback("{$request.query.url}"),
+            callback("{$request.header.X-Callback}"),
+            callback("{$response.body#/self}"),
+        );
+        let hints = Hints::of(&Description::parse(text.as_bytes(), None).unwrap());
+        let set = |s: &str| BTreeSet::from([s.to_owned()]);
+        assert_eq!(
+            hints,
+            Hints {
+                json: set("/callbackUrl"),
+                headers: set("x-callback"),
+                query: set("url"),
+            }
+        );
     }
 
     #[test]

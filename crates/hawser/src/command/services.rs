@@ -81,7 +81,31 @@ async fn show(config: &Path, service: &ServiceId, output: Output) -> anyhow::Res
             answer.into(),
         ]);
     }
-    terminal::print(&format!("{shown}{table}"))
+    let rule = rule(service, interface.get("hints").unwrap_or(&Value::Null));
+    terminal::print(&format!("{shown}{table}{rule}"))
+}
+
+/// What its clients' gateway needs to know of addresses in its messages, if the description says where they are.
+fn rule(service: &ServiceId, hints: &Value) -> String {
+    let list = |key: &str| {
+        let all = hints
+            .get(key)
+            .and_then(Value::as_array)
+            .filter(|all| !all.is_empty())?;
+        // A list of strings is written in TOML as in JSON.
+        Some(format!("{key} = {}\n", Value::from(all.clone())))
+    };
+    let lines: String = ["json", "headers", "query"]
+        .into_iter()
+        .filter_map(list)
+        .collect();
+    match lines.is_empty() {
+        true => lines,
+        false => format!(
+            "\nIt calls its clients at addresses in their requests. For the configuration of the clients' gateway:\n\n\
+             [[gateway.callbacks.rule]]\nservice = \"{service}\"\n{lines}"
+        ),
+    }
 }
 
 async fn list(config: &Path, filter: Option<&str>, output: Output) -> anyhow::Result<()> {

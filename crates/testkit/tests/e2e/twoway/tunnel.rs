@@ -175,7 +175,11 @@ fn a_generated_openapi_client_is_called_back_through_two_firewalls() {
     if !(gate::networks(what) && parties::are_installed(what)) {
         return;
     }
-    let world = world("parcels", 8202);
+    // The rule that the description itself leads to: see below.
+    let rule = "[[gateway.callbacks.rule]]\nservice = \"parcels.beta\"\njson = [\"/callbackUrl\"]";
+    let service = Service::http("parcels", 8202).imported(IMPORT);
+    let service = service.more("interface = { path = \"/openapi.json\" }");
+    let world = Spec::new([service]).gateway_tables(rule).start().unwrap();
     let ways = world.ways();
     let stage = stage(&world, &ways[0], 8202);
     let mut done = parcels(&stage);
@@ -186,6 +190,20 @@ fn a_generated_openapi_client_is_called_back_through_two_firewalls() {
         format!("{}/v1", stage.service),
         "the description says where the service is from here"
     );
+    // What a developer in the clients' domain sees.
+    let look = |words: &[&str]| world.gateways[0][0].command(words, "").unwrap();
+    assert!(look(&["services", "parcel"]).contains("parcels.beta"));
+    assert!(look(&["services", "nothing"]).is_empty());
+    let shown = look(&["services", "show", "parcels.beta"]);
+    assert!(shown.contains(rule), "{shown}");
+    assert!(shown.contains("calls its client"), "{shown}");
+    let described = look(&["services", "describe", "parcels.beta"]);
+    assert!(
+        described.contains("http://parcels.beta.hawser/v1") && !described.contains(&stage.origin.to_string()),
+        "{described}"
+    );
+    let inspected = look(&["inspect", "parcels.beta"]);
+    assert!(inspected.contains("/callbackUrl"), "{inspected}");
     done.client.stop().unwrap();
     done.service.stop().unwrap();
 }
