@@ -369,6 +369,45 @@ async fn a_registered_description_is_read_with_addresses_that_work_and_requests_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_sees_its_own_host_is_addressed_by_it() {
+    let world = World::new(ONE_WAY).await;
+    let a = world.domain("acme", "gw1", DAY).await;
+    let b = world.domain("beta", "gw1", DAY).await;
+    peer(&a, &b).await;
+    let (origin, mut service) = listener("").await;
+    let acme = gateway(&a, "[proxy]\nlisten = [\"127.0.0.1:0\"]\n", DAY).await;
+    let _beta = gateway(
+        &b,
+        &(export_http("orders", origin, "acme") + "host = \"origin\"\n"),
+        DAY,
+    )
+    .await;
+    sees(&acme, "orders.beta", 1).await;
+    let proxy = acme.front().proxy_addrs()[0];
+    let to = |to: &str| {
+        format!(
+            "<s:Envelope xmlns:s=\"http://www.w3.org/2003/05/soap-envelope\" xmlns:a=\"http://www.w3.org/2005/08/addressing\">\
+             <s:Header><a:To>{to}</a:To></s:Header><s:Body/></s:Envelope>"
+        )
+    };
+    for (called, known) in [
+        (
+            "http://orders.beta.hawser/orders?x=1",
+            format!("http://{origin}/orders?x=1"),
+        ),
+        (
+            "http://other.beta.hawser/orders",
+            "http://other.beta.hawser/orders".into(),
+        ),
+    ] {
+        let soap = [("content-type", "application/soap+xml")];
+        let (status, text) = post(proxy, "/orders", "orders.beta.hawser", &soap, &to(called)).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{text}");
+        assert_eq!(service.recv().await.unwrap().body, to(&known));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_interfaces_are_read_by_those_who_call_them_back_and_called_by_nobody() {
     let world = World::new(&[("beta", "acme")]).await;
     let a = world.domain("acme", "gw1", DAY).await;

@@ -7,17 +7,18 @@ use std::{
     time::Instant,
 };
 
-use hawser_callback::{
-    Address, AddressError, CapabilityError, Direction, Grant, Overflow, Place as Found, Plan, Replace,
-    Report, Rules, Verdict,
-};
+use hawser_callback::{Address, AddressError, CapabilityError, Grant, Report};
 use hawser_proto::{Fault, NodeId, Place, UnixTime};
-use http::{HeaderMap, Request, Response, Uri, uri::Scheme};
+use http::{Request, Response, Uri, uri::Scheme};
 use hyper::body::Incoming;
 use tokio::{net::lookup_host, time::timeout};
 use tracing::debug;
 
-use super::{Callbacks, edit, path, targets::Targets};
+use super::{
+    Callbacks, path,
+    targets::Targets,
+    to::{self, To},
+};
 use crate::{
     calls::Side,
     config::{CallbacksPlan, HostHeader, OriginUrl, OriginVersion},
@@ -94,7 +95,19 @@ impl Callbacks {
         parts.uri = uri(&called.address)?;
         let progress = Progress::default();
         let body = cx.metrics.request_body(Side::Export, body);
-        let (body, report) = restored(&mut parts.headers, body, called).await?;
+        let to = To::Client {
+            capability: called.capability,
+            original: called.address.as_str().to_owned(),
+        };
+        let restored = to::restored(&mut parts.headers, body, to).await;
+        let (body, report) = restored.map_err(|e| {
+            refused(
+                400,
+                "callback-malformed",
+                &e.to_string(),
+                "see what the service sends",
+            )
+        })?;
         *seen = report;
         let sent = origin.send(Request::from_parts(parts, progress.follow(body)));
         let wait = plan.response_timeout;
@@ -209,47 +222,6 @@ struct Called {
     more: Targets,
     /// What stands for it in messages.
     capability: Option<String>,
-}
-
-/// The message with `wsa:To` as the one who is called back knows itself.
-async fn restored(headers: &mut HeaderMap, body: Body, called: Called) -> Result<(Body, Report), Fault> {
-    let rules = Rules {
-        overflow: Overflow::Pass,
-        ..Rules::default()
-    };
-    let Plan::Edit(editor) = edit::plan(&rules, Direction::Request, headers, &body) else {
-        return Ok((body, Report::default()));
-    };
-    let to = To {
-        capability: called.capability,
-        original: called.address.as_str().to_owned(),
-    };
-    let restored = edit::through(editor, Box::new(to), headers, body).await;
-    restored.map_err(|e| {
-        refused(
-            400,
-            "callback-malformed",
-            &e.to_string(),
-            "see what the service sends",
-        )
-    })
-}
-
-/// Puts the original address back where the message says whom it is for.
-struct To {
-    capability: Option<String>,
-    original: String,
-}
-
-impl Replace for To {
-    fn replace(&mut self, place: &Found, original: &str) -> Verdict {
-        let mine = self.capability.as_ref().is_some_and(|c| original.contains(c));
-        if *place == Found::To && mine {
-            Verdict::With(self.original.clone())
-        } else {
-            Verdict::Keep
-        }
-    }
 }
 
 /// The original address with what the service appended.

@@ -15,6 +15,7 @@ pub(crate) mod path;
 pub mod preview;
 mod seal;
 pub mod targets;
+mod to;
 
 use std::{
     net::SocketAddr,

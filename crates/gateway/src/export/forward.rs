@@ -18,7 +18,9 @@ use super::{
     upgrade,
 };
 use crate::{
+    callbacks::Callbacks,
     calls::Side,
+    config::{HostHeader, OriginPlan},
     headers::{add_forwarded, remove_one_hop, remove_own},
     seam::Body,
     websocket::Upgrade,
@@ -27,6 +29,7 @@ use crate::{
 /// Serves a call that the proved gateway `peer` made. `Err` is answered as a fault.
 pub(super) async fn serve(
     cx: &Context,
+    callbacks: &Callbacks,
     export: &Arc<Export>,
     peer: &NodeId,
     mut request: Request<Incoming>,
@@ -68,6 +71,14 @@ pub(super) async fn serve(
     let mut request = Request::from_parts(parts, body);
     if let Some(interface) = &export.interface {
         request = interface.admit(origin, request).await?;
+    }
+    if let OriginPlan::Http {
+        url,
+        host: HostHeader::Origin,
+        ..
+    } = &export.plan.origin
+    {
+        request = callbacks.arriving(&export.plan.name, url, request).await?;
     }
     let sent = origin.send(request);
     let response = head(progress.wait(sent, *response_timeout).await, *response_timeout)?;

@@ -258,7 +258,7 @@ impl Inner {
     ) -> Result<Response<Body>, Fault> {
         let asked = Asked::by(request.headers(), request.uri());
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let response = forward::serve(&self.cx, export, peer, request, answered).await?;
+        let response = forward::serve(&self.cx, &self.callbacks, export, peer, request, answered).await?;
         let OriginPlan::Http { url, .. } = &export.plan.origin else {
             return Ok(response);
         };
