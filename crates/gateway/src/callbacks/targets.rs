@@ -75,6 +75,14 @@ impl Targets {
         }
     }
 
+    /// The listed host names; those that begin with a dot stand for all that end in them.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|target| match &target.host {
+            Host::Net(_) => None,
+            Host::Name(name) | Host::Under(name) => Some(name.as_str()),
+        })
+    }
+
     fn lists_ip(&self, ip: IpAddr, port: u16) -> bool {
         self.0.iter().any(|t| match t.host {
             Host::Net(net) if is_near(ip) => {

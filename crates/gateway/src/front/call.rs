@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 
 use super::{
     admit::{Admitted, Rules, Want},
-    connect, forward,
+    connect, forward, pac,
     serve::Connection,
     upgrade,
 };
@@ -41,6 +41,9 @@ pub(super) async fn answer(cx: &Arc<Connection>, mut request: Request<Incoming>)
         pseudonym: &shared.pseudonym,
         uri_bytes: plan.limits.uri_bytes,
     };
+    if let Some(file) = pac::answer(&rules, &cx.door, &request) {
+        return file;
+    }
     let admitted = rules.admit(&cx.door, &mut request);
     let what = match &admitted {
         Ok(a) => format!("{}{}", a.service, request.uri().path()),

@@ -13,7 +13,10 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::{
     admit::{Admitted, Door},
@@ -33,7 +36,7 @@ pub(super) async fn open(
     let upgrade = hyper::upgrade::on(&mut request);
     let service = admitted.service;
     if cx.shared.links.routes().protocol(&service) == Some(Protocol::Http) {
-        cx.shared.tasks.spawn(http_inside(cx.clone(), service, upgrade));
+        cx.shared.tasks.spawn(http(cx.clone(), service, upgrade));
         return Ok(Outcome::Answer(Response::new(empty())));
     }
     // Of a service that nobody knows, the links tell why.
@@ -45,52 +48,67 @@ pub(super) async fn open(
     Ok(Outcome::Upgraded(Response::new(empty())))
 }
 
-/// Boxed, for what is served inside could in its type open a tunnel again.
-fn http_inside(cx: Arc<Connection>, service: ServiceId, upgrade: OnUpgrade) -> BoxFuture<'static, ()> {
-    Box::pin(http(cx, service, upgrade))
-}
-
 async fn http(cx: Arc<Connection>, service: ServiceId, upgrade: OnUpgrade) {
     let Ok(upgraded) = upgrade.await else { return };
-    let wait = cx.shared.plan.load().limits.header_timeout;
-    let cut = cx.shared.cut.clone();
-    let inside = async {
-        let Some((opening, io)) = read_opening(TokioIo::new(upgraded), wait).await else {
-            return;
-        };
-        if matches!(opening, Opening::Tls | Opening::Other) {
-            tracing::warn!(
-                client = %cx.client,
-                %service,
-                "a client speaks {} inside CONNECT to an HTTP service; use http:// instead of https:// (the tunnel \
-                 encrypts end to end), or export the service by `tcp` if it brings its own TLS",
-                if opening == Opening::Tls { "TLS" } else { "no HTTP" }
-            );
-            return;
-        }
-        let door = Door::Service {
-            service: service.clone(),
-            tunnel: true,
-        };
-        let inner = Connection {
-            shared: cx.shared.clone(),
-            client: cx.client,
-            door,
-            abort: cx.abort.clone(),
-            permit: cx.permit.clone(),
-        };
-        serve::serve(Arc::new(inner), opening, io).await;
-    };
-    tokio::select! {
-        () = inside => {}
-        () = cut.cancelled() => {}
-    }
+    http_inside(cx, service, TokioIo::new(upgraded)).await;
 }
 
-async fn bytes(cx: Arc<Connection>, upgrade: OnUpgrade, mut tunnel: EndToEnd, call: Option<Call>) {
-    let Ok(upgraded) = upgrade.await else { return };
+/// HTTP inside a tunnel to an HTTP service. Boxed, for what is served inside could in its type open a tunnel again.
+pub(super) fn http_inside<T>(cx: Arc<Connection>, service: ServiceId, io: T) -> BoxFuture<'static, ()>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let cut = cx.shared.cut.clone();
-    let (end, moved) = match bare(upgraded) {
+    let inside = inside(cx, service, io);
+    Box::pin(async move {
+        tokio::select! {
+            () = inside => {}
+            () = cut.cancelled() => {}
+        }
+    })
+}
+
+async fn inside<T>(cx: Arc<Connection>, service: ServiceId, io: T)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let wait = cx.shared.plan.load().limits.header_timeout;
+    let Some((opening, io)) = read_opening(io, wait).await else {
+        return;
+    };
+    if !matches!(opening, Opening::Http1 | Opening::Http2) {
+        tracing::warn!(
+            client = %cx.client,
+            %service,
+            "a client speaks {} inside CONNECT to an HTTP service; use http:// instead of https:// (the tunnel \
+             encrypts end to end), or export the service by `tcp` if it brings its own TLS",
+            if opening == Opening::Tls { "TLS" } else { "no HTTP" }
+        );
+        return;
+    }
+    let door = Door::Service {
+        service: service.clone(),
+        tunnel: true,
+    };
+    let inner = Connection {
+        shared: cx.shared.clone(),
+        client: cx.client,
+        door,
+        abort: cx.abort.clone(),
+        permit: cx.permit.clone(),
+    };
+    serve::serve(Arc::new(inner), opening, io).await;
+}
+
+async fn bytes(cx: Arc<Connection>, upgrade: OnUpgrade, tunnel: EndToEnd, call: Option<Call>) {
+    let Ok(upgraded) = upgrade.await else { return };
+    carry(&cx, bare(upgraded), tunnel, call).await;
+}
+
+/// Moves bytes until either side ends.
+pub(super) async fn carry(cx: &Connection, from: Bare, mut tunnel: EndToEnd, call: Option<Call>) {
+    let cut = cx.shared.cut.clone();
+    let (end, moved) = match from {
         Bare::Gone => (BridgeEnd::LocalReset, Moved::default()),
         Bare::Socket(socket, early) => {
             let sent = early.len() as u64;
@@ -124,14 +142,22 @@ async fn bytes(cx: Arc<Connection>, upgrade: OnUpgrade, mut tunnel: EndToEnd, ca
     }
 }
 
-/// What an upgraded connection is made of.
-enum Bare {
+/// What a client's connection is made of.
+pub(super) enum Bare {
     /// A socket, and what the client sent before it was asked to.
     Socket(TcpStream, Bytes),
     /// A stream inside HTTP/2, or inside another tunnel.
     Stream(Upgraded),
     /// Nothing is left of it.
     Gone,
+}
+
+impl Bare {
+    /// A connection on which nothing but the beginning was read.
+    pub(super) fn of(io: Prefixed<ClientSocket>) -> Self {
+        let (early, socket) = io.into_parts();
+        socket.take().map_or(Bare::Gone, |tcp| Bare::Socket(tcp, early))
+    }
 }
 
 fn bare(upgraded: Upgraded) -> Bare {

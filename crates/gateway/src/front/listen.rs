@@ -23,6 +23,7 @@ use super::{
     admit::Door,
     opening::{ClientSocket, Opening, Prefixed, read_opening},
     serve::{self, Connection},
+    socks,
 };
 use crate::{
     calls::{Call, Side},
@@ -206,7 +207,23 @@ async fn connection(
             };
             serve::serve(Arc::new(cx), opening, io).await;
         }
-        Opening::Tls | Opening::Other => refuse(&shared, service, client, opening, io, &abort).await,
+        Opening::Socks if door == Door::Proxy => {
+            let cx = Connection {
+                shared,
+                client,
+                door,
+                abort,
+                permit: Arc::new(permit),
+            };
+            let cut = cx.shared.cut.clone();
+            tokio::select! {
+                () = socks::serve(Arc::new(cx), io) => {}
+                () = cut.cancelled() => {}
+            }
+        }
+        Opening::Tls | Opening::Socks | Opening::Other => {
+            refuse(&shared, service, client, opening, io, &abort).await
+        }
     }
 }
 

@@ -6,7 +6,9 @@ mod connect;
 mod forward;
 mod listen;
 mod opening;
+mod pac;
 mod serve;
+mod socks;
 pub mod target;
 mod upgrade;
 

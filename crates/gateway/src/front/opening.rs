@@ -20,6 +20,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::socks;
+
 /// Sent first by every HTTP/2 client (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// First byte of a TLS handshake record (RFC 8446, 5.1).
@@ -36,6 +38,8 @@ pub(super) enum Opening {
     Http2,
     /// A TLS handshake.
     Tls,
+    /// SOCKS 5.
+    Socks,
     /// Anything else.
     Other,
 }
@@ -71,6 +75,7 @@ fn judge(prefix: &[u8]) -> Option<Opening> {
     match prefix {
         [] => None,
         [TLS_HANDSHAKE, ..] => Some(Opening::Tls),
+        [socks::VERSION, ..] => Some(Opening::Socks),
         p if p.starts_with(PREFACE) => Some(Opening::Http2),
         p if PREFACE.starts_with(p) => None,
         // Empty lines before a request line are allowed (RFC 9112, 2.2).
@@ -227,6 +232,7 @@ mod tests {
             (b"PRI / HTTP/1.1\r\n", Opening::Http1),
             (PREFACE, Opening::Http2),
             (b"\x16\x03\x01\x02\x00", Opening::Tls),
+            (b"\x05\x01\x00", Opening::Socks),
             (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", Opening::Other),
         ] {
             let io = tokio_test_io(bytes);
