@@ -19,4 +19,5 @@ mod secrets;
 mod stacks;
 mod talk;
 mod twoway;
+mod ways_in;
 mod ways_out;
