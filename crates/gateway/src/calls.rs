@@ -1,7 +1,8 @@
 //! What is counted and logged of each call, on the clients' side and on the exporting side.
 
 use std::{
-    fmt,
+    fmt, io,
+    path::Path,
     pin::Pin,
     sync::{
         Arc,
@@ -11,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use hawser_proto::session::RequestId;
 use http::{Method, Response, StatusCode};
@@ -25,6 +27,7 @@ use prometheus_client::{
 use hawser_callback::Report;
 
 use crate::{
+    access_log::AccessLog,
     inspect::{self, Exchange, Inspector, Seen},
     seam::{Body, BoxError},
 };
@@ -77,6 +80,9 @@ struct Inner {
     head_seconds: Family<SideLabel, Histogram>,
     turned_away: Counter,
     inspector: Inspector,
+    /// Where ended calls are written, if anywhere.
+    log: ArcSwapOption<AccessLog>,
+    log_lost: Counter,
 }
 
 impl CallMetrics {
@@ -95,6 +101,8 @@ impl CallMetrics {
             head_seconds: Family::new_with_constructor(buckets),
             turned_away: Counter::default(),
             inspector: Inspector::default(),
+            log: ArcSwapOption::empty(),
+            log_lost: Counter::default(),
         };
         let registry = registry.sub_registry_with_prefix("gateway");
         registry.register("calls", "Calls ended, by class of status", m.calls.clone());
@@ -111,12 +119,32 @@ impl CallMetrics {
             "Client connections closed at once: not allowed, or over the limit",
             m.turned_away.clone(),
         );
+        registry.register(
+            "access_log_lost",
+            "Calls that the access log could not keep up with",
+            m.log_lost.clone(),
+        );
         Self(Arc::new(m))
     }
 
     /// The last calls.
     pub fn inspector(&self) -> &Inspector {
         &self.0.inspector
+    }
+
+    /// An access log to write to; none: nowhere. That which is written to already stays.
+    pub(crate) fn access_log(&self, path: Option<&Path>) -> io::Result<Option<Arc<AccessLog>>> {
+        let now = self.0.log.load_full();
+        match (path, now) {
+            (Some(path), Some(log)) if log.path() == path => Ok(Some(log)),
+            (Some(path), _) => AccessLog::open(path, self.0.log_lost.clone()).map(|log| Some(Arc::new(log))),
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// Writes ended calls there from now on.
+    pub(crate) fn log_to(&self, log: Option<Arc<AccessLog>>) {
+        self.0.log.store(log);
     }
 
     /// A client's connection was closed at once.
@@ -298,7 +326,7 @@ impl Drop for Call {
             Some(_) => "5xx",
         };
         let service = self.service.take().unwrap_or_else(|| "unknown".into());
-        m.inspector.keep(Exchange {
+        let ended = Exchange {
             at: self.at,
             request: self.id.to_string(),
             side: match side {
@@ -321,7 +349,11 @@ impl Drop for Call {
             replaced: std::mem::take(&mut self.seen.replaced),
             left: std::mem::take(&mut self.seen.left),
             answers: Vec::new(),
-        });
+        };
+        if let Some(log) = m.log.load().as_ref() {
+            log.note(&ended);
+        }
+        m.inspector.keep(ended);
         m.calls
             .get_or_create(&CallLabels {
                 side,

@@ -46,6 +46,8 @@ pub struct GatewayConfig {
     pub certificate_life: Duration,
     /// What the services called are told of the client's network address. Default: "hidden".
     pub forwarded: Forwarded,
+    /// File to which a line of JSON is written for each call that has ended. It may be moved away at any time. Default: none.
+    pub access_log: Option<PathBuf>,
     /// `[[gateway.carrier]]`: ways out to the hubs, tried in this order. Default: direct TCP alone.
     pub carrier: Vec<CarrierConfig>,
     /// `[gateway.proxy]`: the web proxy through which clients call services by name. Default: none.
@@ -70,6 +72,7 @@ impl Default for GatewayConfig {
             drain: Duration::from_secs(30),
             certificate_life: Duration::from_secs(24 * 3600),
             forwarded: Forwarded::default(),
+            access_log: None,
             carrier: Vec::new(),
             proxy: None,
             import: Vec::new(),

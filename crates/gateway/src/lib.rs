@@ -5,6 +5,7 @@
 //! `links` hands them to [`seam::Exports`], which `export` implements. `front` and `export` know nothing of sessions, and
 //! `links` knows nothing of proxies and origins.
 
+mod access_log;
 pub mod admin;
 pub mod callbacks;
 pub mod calls;

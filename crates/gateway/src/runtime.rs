@@ -1,6 +1,7 @@
 //! A running gateway: configuration in, front, exports and tunnel started, changed and ended together.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::{
+    access_log::AccessLog,
     admin::AdminError,
     callbacks::{Callbacks, keys::Keys},
     calls::CallMetrics,
@@ -73,6 +75,14 @@ pub enum GatewayError {
     /// The tunnel.
     #[error(transparent)]
     Links(#[from] LinksError),
+    /// The access log.
+    #[error("gateway.access_log: {path} cannot be written: {error}", path = path.display())]
+    AccessLog {
+        /// Where it was to be.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
     /// A key that only a start can change.
     #[error("gateway.{0} cannot be changed while the gateway runs: restart it")]
     NeedsRestart(&'static str),
@@ -101,6 +111,14 @@ pub struct ExportStatus {
     pub healthy: bool,
 }
 
+fn access_log(metrics: &CallMetrics, plan: &GatewayPlan) -> Result<Option<Arc<AccessLog>>, GatewayError> {
+    let path = plan.access_log.as_deref();
+    metrics.access_log(path).map_err(|error| GatewayError::AccessLog {
+        path: path.unwrap_or(Path::new("")).to_owned(),
+        error,
+    })
+}
+
 impl Gateway {
     /// Starts a gateway from its configuration. `software` is told to hubs. Must be called within a Tokio runtime.
     pub async fn start(
@@ -123,6 +141,7 @@ impl Gateway {
         info!(gateway = %id, "starting");
         plan.warnings().iter().for_each(|warning| warn!("{warning}"));
         let metrics = CallMetrics::register(registry);
+        metrics.log_to(access_log(&metrics, &plan)?);
         if dir_has_issuer(&plan) {
             Keys::new(&store).ensure().await.map_err(Box::new)?;
         }
@@ -175,6 +194,7 @@ impl Gateway {
             false => None,
         };
         let published = self.ingress.prepare(&plan.published())?;
+        let log = access_log(&self.metrics, &plan)?;
         self.callbacks.reload(&plan);
         if let Err(error) = self.exporter.reload(&plan.exports) {
             self.callbacks.reload(&before);
@@ -187,6 +207,7 @@ impl Gateway {
         }
         self.tunnel.reload(other_ways, plan.certificate_life).await?;
         self.ingress.apply(published);
+        self.metrics.log_to(log);
         plan.warnings().iter().for_each(|warning| warn!("{warning}"));
         *self.plan() = plan;
         info!("took the new configuration");

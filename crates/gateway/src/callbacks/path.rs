@@ -1,9 +1,14 @@
 //! The path by which a service calls back: `/.hawser/cb/DOMAIN/CAPABILITY`, to which it may append more of a path, and a query.
 
+use std::borrow::Cow;
+
 use hawser_proto::{DomainName, ServiceId, ServiceName};
 
 /// What all such paths begin with.
 const PREFIX: &str = "/.hawser/cb/";
+
+/// Characters of a capability that logs show: the number of its key, and a little more.
+const SHOWN: usize = 16;
 
 /// The address of a capability for clients in `domain`, under the base of the gateway at which it is called.
 pub(crate) fn address(base: &str, domain: &DomainName, capability: &str) -> String {
@@ -33,6 +38,16 @@ pub(crate) fn capability<'a>(path: &'a str, domain: &DomainName) -> Option<(&'a 
     Some(rest.find('/').map_or((rest, ""), |at| rest.split_at(at)))
 }
 
+/// A path as logs may show it: whoever has a capability may use it, so that enough of it stays to tell it from others.
+pub(crate) fn shown(path: &str) -> Cow<'_, str> {
+    let Some((domain, rest)) = split(path) else {
+        return path.into();
+    };
+    let (capability, appended) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let start: String = capability.chars().take(SHOWN).collect();
+    format!("{PREFIX}{domain}/{start}…{appended}").into()
+}
+
 fn split(path: &str) -> Option<(&str, &str)> {
     path.strip_prefix(PREFIX)?.split_once('/')
 }
@@ -55,6 +70,9 @@ mod tests {
             Some(("1.abc", "/a/b"))
         );
         assert_eq!(capability(path, &"beta".parse().unwrap()), None);
+        let long = "/.hawser/cb/acme/15789d6d.YofRukKpzvJ3bmPfQN/x?";
+        assert_eq!(shown(long), "/.hawser/cb/acme/15789d6d.YofRukK…/x?");
+        assert_eq!(shown("/orders"), "/orders");
         for odd in [
             "/.hawser/cb/",
             "/.hawser/cb/acme",

@@ -34,6 +34,8 @@ pub struct GatewayPlan {
     pub drain: Duration,
     /// Life of certificates that are issued here.
     pub certificate_life: Duration,
+    /// Where ended calls are written, if anywhere.
+    pub access_log: Option<PathBuf>,
     /// Ways out in the order of preference; at least one.
     pub carriers: Vec<CarrierPlan>,
     /// Where clients come in.
@@ -288,6 +290,7 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
             front.callbacks.clone_from(&callbacks.listen);
             front.callback_clients.clone_from(&callbacks.clients);
             GatewayPlan {
+                access_log: c.access_log.clone(),
                 state: c.state.clone(),
                 drain: c.drain,
                 certificate_life: c.certificate_life,

@@ -38,7 +38,7 @@ use self::{
     origin::Origin,
 };
 use crate::{
-    callbacks::{Callbacks, answers::Asked},
+    callbacks::{self, Callbacks, answers::Asked},
     calls::{Call, CallMetrics, Side},
     config::{ExportPlan, OriginPlan},
     headers::{Pseudonym, fresh_request_id, parse_request_id},
@@ -212,7 +212,7 @@ impl Inner {
         let what = format!(
             "{}{}",
             service.as_ref().map_or("?", ServiceName::as_str),
-            request.uri().path()
+            callbacks::path::shown(request.uri().path())
         );
         let mut call = Call::begin(
             &self.cx.metrics,

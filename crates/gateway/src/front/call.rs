@@ -13,6 +13,7 @@ use super::{
     upgrade,
 };
 use crate::{
+    callbacks::path,
     calls::{Call, Side},
     headers::fresh_request_id,
     problem::{self, Asker, empty},
@@ -46,8 +47,8 @@ pub(super) async fn answer(cx: &Arc<Connection>, mut request: Request<Incoming>)
     }
     let admitted = rules.admit(&cx.door, &mut request);
     let what = match &admitted {
-        Ok(a) => format!("{}{}", a.service, request.uri().path()),
-        Err(_) => request.uri().path().to_owned(),
+        Ok(a) => format!("{}{}", a.service, path::shown(request.uri().path())),
+        Err(_) => path::shown(request.uri().path()).into_owned(),
     };
     let who = cx.client.to_string();
     let mut call = Call::begin(

@@ -1,4 +1,4 @@
-//! Clients that know no HTTP proxy, and browsers that are told of it by a file.
+//! Clients that know no HTTP proxy, browsers that are told of it by a file, and what is written down of each call.
 
 use std::time::Duration;
 
@@ -7,8 +7,10 @@ use hawser_testkit::{
     curl::Curl,
     gate,
     origin::HttpOrigin,
+    wait,
     world::{Service, Spec, Way},
 };
+use serde_json::Value;
 
 const WEB: u16 = 8080;
 const RAW: u16 = 8081;
@@ -106,4 +108,61 @@ fn browse(way: &Way, dir: &std::path::Path, name: &str, more: &[&str], url: &str
     let mut browser = Process::start(way.client(), "chromium", &words, &log).unwrap();
     browser.wait_end(Duration::from_secs(60)).unwrap();
     browser.log()
+}
+
+#[test]
+fn both_gateways_write_down_the_same_call() {
+    if !gate::networks("access logs") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("access.log");
+    let line = format!("access_log = \"{}\"\n", log.display());
+    let world = spec().gateway_lines(&line).start().unwrap();
+    let way = &world.ways()[0];
+    let _origin = HttpOrigin::start(way.server(), WEB).unwrap();
+    way.curl("web", "/bytes/1000?token=geheim").expect(200).unwrap();
+    way.curl("web", "/status/404").expect(404).unwrap();
+    let of = |calls: &[Value], target: &str| -> Vec<Value> {
+        let of_target = calls
+            .iter()
+            .filter(|c| c["target"].as_str().unwrap().ends_with(target));
+        of_target.cloned().collect()
+    };
+    let calls = wait::until(wait::SOON, "two views of each call", || {
+        let text = std::fs::read_to_string(&log)?;
+        let calls: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let all = ["/bytes/1000", "/status/404"]
+            .iter()
+            .all(|t| of(&calls, t).len() == 2);
+        Ok(all.then_some(calls))
+    })
+    .unwrap();
+    for (target, status, bytes) in [("/bytes/1000", 200, 1000), ("/status/404", 404, 0)] {
+        let mut both = of(&calls, target);
+        both.sort_by_key(|c| c["side"].as_str().unwrap().to_owned());
+        let [client, export] = &both[..] else {
+            panic!("{both:?}")
+        };
+        assert_eq!(
+            (&client["side"], &export["side"]),
+            (&"client".into(), &"export".into())
+        );
+        assert_eq!(client["request"], export["request"], "the same call");
+        assert!(
+            client["from"]
+                .as_str()
+                .unwrap()
+                .starts_with(&way.client().address().to_string()),
+            "{client}"
+        );
+        assert_eq!(export["from"], "spiffe://acme/gateway/gw1");
+        for view in [client, export] {
+            assert_eq!(view["status"], status, "{view}");
+            assert!(view["bytes"].as_u64().unwrap() >= bytes, "{view}");
+            assert_eq!(view["outcome"], "complete");
+        }
+    }
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(!text.contains("geheim"), "no queries");
 }
