@@ -113,9 +113,7 @@ impl Device {
         let mut wait = FIRST_WAIT;
         loop {
             let followed = self.follow(&mut state, receiver, &mut wait).await;
-            if state.due().is_some() {
-                self.home.save_state(&mut state)?;
-            }
+            self.save_now(&mut state)?;
             let error = match followed {
                 Ok(()) => return Ok(()),
                 Err(e) if !e.is_passing() => return Err(e),
@@ -210,13 +208,21 @@ impl Device {
         }
     }
 
+    /// What has changed goes to disk without waiting for more.
+    fn save_now(&self, state: &mut State) -> Result<(), DeviceError> {
+        match state.due() {
+            Some(_) => self.home.save_state(state),
+            None => Ok(()),
+        }
+    }
+
     /// Hands what is to be acknowledged to the mailbox. One that the mailbox refuses for good holds back no other.
     async fn flush(&mut self, state: &mut State) -> Result<(), DeviceError> {
         if state.pending.is_empty() {
             return Ok(());
         }
         // What is acknowledged does not come again: it must be known here for good.
-        self.home.save_state(state)?;
+        self.save_now(state)?;
         match self.acknowledge(&state.pending).await {
             Err(e) if e.is_senseless() => {
                 for ack in &state.pending {
