@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use hawser_callback::{Address, Direction, Place as Found, Plan, Replace, Verdict};
-use hawser_proto::{NodeId, ServiceId, ServiceName, UnixTime};
+use hawser_proto::{NodeId, ServiceId, ServiceName};
 use http::{HeaderMap, HeaderValue, Response, uri::Authority};
 use tracing::{info, warn};
 
@@ -60,16 +60,9 @@ impl Callbacks {
             Plan::Edit(editor) => editor,
             Plan::Untouched | Plan::Refuse(_) => return Response::from_parts(parts, body),
         };
-        let plan = self.0.plan.load();
         let answerer = Answerer {
-            seal: Seal {
-                secrets: self.0.secrets.load_full(),
-                own: self.0.own.domain.clone(),
-                peer: peer.domain.clone(),
-                service,
-                expires: UnixTime::now().plus(plan.expire),
-            },
-            targets: plan.targets.clone(),
+            seal: self.seal(peer.domain.clone(), service),
+            targets: self.0.plan.load().targets.clone(),
             more: rule.targets.clone(),
             origin: origin.clone(),
             asked,

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use hawser_callback::{
     Address, Direction, Place as Found, Plan, Refusal, Replace, Report, Rules, Verdict, Why,
 };
-use hawser_proto::{Fault, Place, ServiceId, UnixTime};
+use hawser_proto::{Fault, Place, ServiceId};
 use http::{Request, Uri, request};
 use tracing::{debug, info};
 
@@ -75,16 +75,9 @@ impl Callbacks {
     }
 
     fn sealer(&self, rule: &CallbackRule, cx: &Leaving<'_>, base: Arc<str>) -> Sealer {
-        let plan = self.0.plan.load();
         Sealer {
-            seal: Seal {
-                secrets: self.0.secrets.load_full(),
-                own: self.0.own.domain.clone(),
-                peer: cx.service.domain.clone(),
-                service: cx.service.clone(),
-                expires: UnixTime::now().plus(plan.expire),
-            },
-            targets: plan.targets.clone(),
+            seal: self.seal(cx.service.domain.clone(), cx.service.clone()),
+            targets: self.0.plan.load().targets.clone(),
             more: rule.targets.clone(),
             client: cx.client,
             suffix: cx.suffix.clone(),

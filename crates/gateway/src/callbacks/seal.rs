@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use hawser_callback::{Address, CapabilityError, Grant, Secrets};
 use hawser_proto::{DomainName, ServiceId, UnixTime};
 
-use super::path;
+use super::{Callbacks, path};
 
 /// What the addresses of one message are sealed with.
 pub(super) struct Seal {
@@ -17,6 +17,19 @@ pub(super) struct Seal {
     /// On whose behalf they are named.
     pub(super) service: ServiceId,
     pub(super) expires: UnixTime,
+}
+
+impl Callbacks {
+    /// For a message that is exchanged with `peer` on behalf of `service`.
+    pub(super) fn seal(&self, peer: DomainName, service: ServiceId) -> Seal {
+        Seal {
+            secrets: self.0.secrets.load_full(),
+            own: self.0.own.domain.clone(),
+            peer,
+            service,
+            expires: UnixTime::now().plus(self.0.plan.load().expire),
+        }
+    }
 }
 
 impl Seal {
