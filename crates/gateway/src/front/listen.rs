@@ -196,34 +196,20 @@ async fn connection(
         () = drain.cancelled() => return,
     };
     let Some((opening, io)) = opening else { return };
-    match opening {
-        Opening::Http1 | Opening::Http2 => {
-            let cx = Connection {
-                shared,
-                client,
-                door,
-                abort,
-                permit: Arc::new(permit),
-            };
-            serve::serve(Arc::new(cx), opening, io).await;
-        }
-        Opening::Socks if door == Door::Proxy => {
-            let cx = Connection {
-                shared,
-                client,
-                door,
-                abort,
-                permit: Arc::new(permit),
-            };
-            let cut = cx.shared.cut.clone();
-            tokio::select! {
-                () = socks::serve(Arc::new(cx), io) => {}
-                () = cut.cancelled() => {}
-            }
-        }
-        Opening::Tls | Opening::Socks | Opening::Other => {
-            refuse(&shared, service, client, opening, io, &abort).await
-        }
+    let socks = opening == Opening::Socks && door == Door::Proxy;
+    if !socks && !matches!(opening, Opening::Http1 | Opening::Http2) {
+        return refuse(&shared, service, client, opening, io, &abort).await;
+    }
+    let cx = Arc::new(Connection {
+        shared,
+        client,
+        door,
+        abort,
+        permit: Arc::new(permit),
+    });
+    match socks {
+        true => socks::serve(cx, io).await,
+        false => serve::serve(cx, opening, io).await,
     }
 }
 

@@ -64,7 +64,11 @@ impl Reply {
 pub(super) async fn serve(cx: Arc<Connection>, mut io: Prefixed<ClientSocket>) {
     let client = cx.client;
     let plan = cx.shared.plan.load_full();
-    let asked = timeout(plan.limits.header_timeout, asked(&mut io)).await;
+    let asked = tokio::select! {
+        asked = timeout(plan.limits.header_timeout, asked(&mut io)) => asked,
+        // Nothing was asked yet, so nothing is lost.
+        () = cx.shared.drain.cancelled() => return,
+    };
     let authority = match asked {
         Ok(Ok(Ok(authority))) => authority,
         Ok(Ok(Err(reply))) => return told(io, reply).await,
