@@ -45,7 +45,8 @@ pub enum Command {
     /// Apply the pages of this epoch, and let its disk writes go to the disk. If it cannot be, nothing that follows is done, and
     /// [`Event::Failed`] is told.
     Commit(u64),
-    /// Forget what came after the last committed epoch, and load it. Nothing is acknowledged from here on.
+    /// Give up the connection to the active host for good, forget what came after the last committed epoch, and load that one.
+    /// Nothing is acknowledged from here on.
     Load,
     /// Read the register.
     Read,
@@ -58,7 +59,7 @@ pub enum Command {
     },
     /// The register says that the machine runs here: let it.
     Run,
-    /// Nothing will come of this session; why. The waiting QEMU is ended.
+    /// Nothing will come of this session; why. The connection is given up, and the waiting QEMU ended.
     Discard(String),
 }
 
