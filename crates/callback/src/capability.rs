@@ -101,6 +101,23 @@ impl Grant {
             pin: None,
         })
     }
+
+    /// Whether services of `peer` may use it.
+    ///
+    /// # Errors
+    /// [`CapabilityError::Foreign`].
+    pub fn for_peer(&self, peer: &DomainName) -> Result<(), CapabilityError> {
+        (self.peer == *peer).then_some(()).ok_or(CapabilityError::Foreign)
+    }
+
+    /// Whether it is good at `now` (seconds since 1970).
+    ///
+    /// # Errors
+    /// [`CapabilityError::Expired`].
+    pub fn at(&self, now: u64) -> Result<(), CapabilityError> {
+        let at = self.expires;
+        (now < at).then_some(()).ok_or(CapabilityError::Expired { at })
+    }
 }
 
 /// Why a capability is not honoured.
@@ -190,21 +207,24 @@ impl Secrets {
     /// # Errors
     /// See [`CapabilityError`]. Only a capability that is not forged is said to be expired or foreign.
     pub fn open(&self, text: &str, peer: &DomainName, now: u64) -> Result<Grant, CapabilityError> {
+        let grant = self.read(text)?;
+        grant.for_peer(peer)?;
+        grant.at(now)?;
+        Ok(grant)
+    }
+
+    /// What was sealed in `text`, whoever uses it and whenever.
+    ///
+    /// # Errors
+    /// See [`CapabilityError`]; it is neither [`CapabilityError::Foreign`] nor [`CapabilityError::Expired`].
+    pub fn read(&self, text: &str) -> Result<Grant, CapabilityError> {
         let (id, sealed) = split(text).ok_or(CapabilityError::Malformed)?;
         let mut keys = self.0.iter().filter(|(known, _)| *known == id).peekable();
         if keys.peek().is_none() {
             return Err(CapabilityError::UnknownKey { id });
         }
-        let grant = keys
-            .find_map(|(_, key)| unseal(key, id, &sealed))
-            .ok_or(CapabilityError::Forged)?;
-        if grant.peer != *peer {
-            return Err(CapabilityError::Foreign);
-        }
-        if grant.expires <= now {
-            return Err(CapabilityError::Expired { at: grant.expires });
-        }
-        Ok(grant)
+        keys.find_map(|(_, key)| unseal(key, id, &sealed))
+            .ok_or(CapabilityError::Forged)
     }
 }
 

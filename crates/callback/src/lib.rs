@@ -22,6 +22,7 @@ pub use capability::{CapabilityError, Grant, Secret, Secrets};
 pub use fields::{DIGESTS, headers, query};
 pub use message::{Direction, Editor, Plan, Step};
 pub use replace::{
-    Left, MAX_ENTRIES, MAX_TEXT, Place, Refusal, Replace, Replaced, Report, Soap, SoapVersion, Verdict, Why,
+    Left, MAX_ENTRIES, MAX_TEXT, Place, Refusal, Replace, Replaced, Report, Soap, SoapVersion, Subscription,
+    SubscriptionStep, Verdict, Why,
 };
 pub use rules::{DEFAULT_WINDOW, JsonPointer, MAX_POINTER, MAX_SEGMENTS, Overflow, PointerError, Rules};

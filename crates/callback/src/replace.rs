@@ -242,6 +242,54 @@ pub struct Soap {
     pub signed: bool,
     /// Local name of the first element of the body.
     pub operation: Option<String>,
+    /// What a message of WS-Eventing says of a subscription.
+    pub subscription: Option<Box<Subscription>>,
+}
+
+/// What a message of WS-Eventing says of a subscription. Texts are shortened to [`MAX_TEXT`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// What it does.
+    pub step: SubscriptionStep,
+    /// Address of the subscription manager, as it came.
+    pub manager: Option<String>,
+    /// What tells this subscription from others of the same manager, as `NAME=TEXT`: the manager's reference parameters, or in
+    /// a message to the manager all headers that may be such ones.
+    pub references: Vec<String>,
+    /// When it ends: a date or a duration (XML Schema), as it came.
+    pub expires: Option<String>,
+}
+
+/// What a message of WS-Eventing does to a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscriptionStep {
+    /// Asks for one.
+    Subscribe,
+    /// Tells of the one that was made.
+    Subscribed,
+    /// Asks for more time.
+    Renew,
+    /// Tells how much time it got.
+    Renewed,
+    /// Asks for its end.
+    Unsubscribe,
+    /// Tells that the service ended it.
+    Ended,
+}
+
+impl SubscriptionStep {
+    /// By the local name of the first element of the body.
+    pub(crate) fn of(operation: &str) -> Option<Self> {
+        Some(match operation {
+            "Subscribe" => Self::Subscribe,
+            "SubscribeResponse" => Self::Subscribed,
+            "Renew" => Self::Renew,
+            "RenewResponse" => Self::Renewed,
+            "Unsubscribe" => Self::Unsubscribe,
+            "SubscriptionEnd" => Self::Ended,
+            _ => return None,
+        })
+    }
 }
 
 /// What was found in a message, and what became of it.

@@ -156,6 +156,7 @@ impl Gateway {
             ways: ways(&plan.carriers)?,
             software: software.into(),
             certificate_life: plan.certificate_life,
+            shared: callbacks.shared(),
         };
         let exports = Arc::new(exporter.clone());
         let tunnel = Assembly::start(settings, exports, ingress.clone(), registry).await?;

@@ -140,6 +140,8 @@ impl Policy {
     }
 
     /// Whether gateways of `from` may ask for sessions with gateways of `to`.
+    ///
+    /// Those of one domain always may: they tell each other what concerns them all.
     pub fn may_pair(&self, from: &DomainName, to: &DomainName) -> bool {
         self.services(from, to).is_some() || self.may_call_back(from, to)
     }
@@ -166,7 +168,7 @@ impl Policy {
 
     /// Whether `from` may reach the callbacks of `to`'s clients, because they may call it.
     fn may_call_back(&self, from: &DomainName, to: &DomainName) -> bool {
-        self.back.get(from).is_some_and(|callers| callers.contains(to))
+        from == to || self.back.get(from).is_some_and(|callers| callers.contains(to))
     }
 
     /// Whether two domains have to do with each other in either direction, so that each should learn of the other's
@@ -255,16 +257,24 @@ mod tests {
     #[test]
     fn nothing_is_allowed_without_a_rule_and_rules_have_a_direction() {
         let none = Policy::default();
-        assert!(!none.may_pair(&d("acme"), &d("acme")));
+        assert!(!none.may_pair(&d("acme"), &d("beta")));
         let p = Policy::new(&[allow("acme", "beta", &["orders"])]).unwrap();
         assert!(p.may_pair(&d("acme"), &d("beta")));
         assert!(!p.may_pair(&d("beta"), &d("acme")));
-        assert!(!p.may_pair(&d("beta"), &d("beta")));
         assert!(p.may_see(&d("acme"), &d("beta"), &"orders".parse().unwrap()));
         assert!(!p.may_see(&d("acme"), &d("beta"), &"ledger".parse().unwrap()));
         assert!(p.related(&d("beta"), &d("acme")) && p.related(&d("acme"), &d("beta")));
         assert!(!p.related(&d("acme"), &d("gamma")));
         assert_eq!(p.callable(&d("acme")).collect::<Vec<_>>(), [&d("beta")]);
+    }
+
+    #[test]
+    fn gateways_of_one_domain_speak_with_each_other_and_call_no_service_by_that() {
+        let p = Policy::default();
+        assert!(p.may_pair(&d("acme"), &d("acme")));
+        assert!(p.may_see(&d("acme"), &d("acme"), &ServiceName::callbacks()));
+        assert!(!p.may_see(&d("acme"), &d("acme"), &"orders".parse().unwrap()));
+        assert_eq!(p.callable(&d("acme")).count(), 0);
     }
 
     #[test]

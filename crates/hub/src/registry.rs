@@ -300,7 +300,9 @@ impl<H> Registry<H> {
     fn see(&self, viewer: &DomainName, policy: &Policy) -> Snapshot {
         let domains: Vec<DomainName> = policy.callable(viewer).cloned().collect();
         let mut routes = Vec::new();
-        for name in &domains {
+        // A domain's gateways always see how to reach each other.
+        let own = (!domains.contains(viewer)).then_some(viewer);
+        for name in domains.iter().chain(own) {
             if let Some(gateways) = self.domains.get(name) {
                 routes.extend(of_domain(name, gateways, |s| policy.may_see(viewer, name, s)));
             }

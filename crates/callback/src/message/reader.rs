@@ -15,12 +15,16 @@ use super::{
     names::Family,
     tokens::{Kind, Token, Tokens},
 };
-use crate::replace::{Asking, Place, Refusal, Soap, SoapVersion, Why, shorten, untouchable};
+use crate::replace::{
+    Asking, Place, Refusal, Soap, SoapVersion, Subscription, SubscriptionStep, Why, shorten, untouchable,
+};
 
 /// Deepest nesting that is read.
 const MAX_DEPTH: usize = 64;
 /// Most `RelatesTo` that are reported.
 const MAX_RELATES: usize = 16;
+/// Most reference parameters that are reported.
+const MAX_REFERENCES: usize = 16;
 /// First bytes of what is no ASCII-based XML (XML 1.0, appendix F).
 const FOREIGN: [(&[u8], &str); 6] = [
     (b"\xfe\xff", "UTF-16"),
@@ -56,7 +60,21 @@ enum What {
     Action,
     MessageId,
     RelatesTo,
+    /// A reference parameter, or a header that may be one.
+    Reference,
+    /// `wse:Expires`.
+    Expires,
     Other,
+}
+
+impl What {
+    /// Whether its text says something.
+    fn has_text(self) -> bool {
+        !matches!(
+            self,
+            Self::Envelope | Self::Header | Self::Body | Self::Security | Self::Other
+        )
+    }
 }
 
 /// An element that has begun.
@@ -109,6 +127,8 @@ pub(super) struct Reader {
     text: Option<Text>,
     found: Vec<Found>,
     edits: Vec<Edit>,
+    /// Reference parameters that were read.
+    references: Vec<String>,
     begun: bool,
 }
 
@@ -209,7 +229,7 @@ impl Reader {
             _ => Family::Other,
         };
         let local = local.into_inner();
-        let Some(what) = self.meaning(family, local) else {
+        let Some(what) = self.meaning(buf, family, local) else {
             // Not SOAP.
             self.part = Part::Any;
             return Ok(Some(Reading::Decided));
@@ -229,10 +249,7 @@ impl Reader {
         if token.kind == Kind::Empty {
             return self.leave(asking).map(|left| left.or(reading));
         }
-        if matches!(
-            what,
-            What::Address | What::To | What::Action | What::MessageId | What::RelatesTo
-        ) {
+        if what.has_text() {
             self.text = Some(Text {
                 from: token.range.end,
                 value: String::new(),
@@ -242,7 +259,7 @@ impl Reader {
     }
 
     /// What an element means here. `None`: this is no envelope.
-    fn meaning(&self, family: Family, local: &str) -> Option<What> {
+    fn meaning(&self, buf: &[u8], family: Family, local: &str) -> Option<What> {
         let Some(parent) = self.open.last() else {
             let envelope = matches!(family, Family::Soap11 | Family::Soap12) && local == "Envelope";
             return envelope.then_some(What::Envelope);
@@ -256,8 +273,28 @@ impl Reader {
             (What::Header, Family::Addressing, "RelatesTo") => What::RelatesTo,
             (What::Header, Family::Security, "Security") => What::Security,
             (_, Family::Addressing, "Address") if self.open.len() > 2 => What::Address,
+            (_, Family::Eventing, "Expires") if self.part == Part::Known => What::Expires,
+            (What::Header | What::Reference, _, _) if family != Family::Addressing => What::Reference,
+            (_, _, _) if self.part == Part::Known && self.in_manager(buf) => What::Reference,
             _ => What::Other,
         })
+    }
+
+    /// Whether what is open holds reference parameters of a subscription's manager.
+    fn in_manager(&self, buf: &[u8]) -> bool {
+        let named = |open: &Open, family, names: &[&str]| {
+            let local = &buf[open.local..open.name.end];
+            open.family == family && names.iter().any(|name| name.as_bytes() == local)
+        };
+        let [.., manager, held] = &self.open[..] else {
+            return false;
+        };
+        named(manager, Family::Eventing, &["SubscriptionManager"])
+            && named(
+                held,
+                Family::Addressing,
+                &["ReferenceParameters", "ReferenceProperties"],
+            )
     }
 
     /// Takes note of what the beginning of an element says.
@@ -275,6 +312,7 @@ impl Reader {
                 to: None,
                 signed: false,
                 operation: None,
+                subscription: None,
             }));
         }
         if family == Family::Signature
@@ -306,6 +344,18 @@ impl Reader {
         }
         if let Some(facts) = &mut asking.report.soap {
             facts.operation = Some(shorten(local));
+            let step = SubscriptionStep::of(local).filter(|_| family == Family::Eventing);
+            // An answer's own headers are none of the manager's.
+            let to_manager = step != Some(SubscriptionStep::Subscribed);
+            let references = std::mem::take(&mut self.references);
+            facts.subscription = step.map(|step| {
+                Box::new(Subscription {
+                    step,
+                    manager: None,
+                    references: if to_manager { references } else { Vec::new() },
+                    expires: None,
+                })
+            });
         }
         let fault = matches!(family, Family::Soap11 | Family::Soap12) && local == "Fault";
         let known = matches!(family, Family::Eventing | Family::Reliable | Family::Notification);
@@ -383,6 +433,7 @@ impl Reader {
         let Some(open) = self.open.last() else {
             return Ok(());
         };
+        let name = open.local..open.name.end;
         let inner = &buf[text.from..end];
         let from = text.from + (inner.len() - inner.trim_ascii_start().len());
         let range = from..from + inner.trim_ascii().len();
@@ -400,6 +451,21 @@ impl Reader {
                 What::MessageId => facts.message_id = Some(shorten(&value)),
                 What::RelatesTo if facts.relates_to.len() < MAX_RELATES => {
                     facts.relates_to.push(shorten(&value))
+                }
+                _ => {}
+            }
+            let subscription = facts.subscription.as_deref_mut();
+            match (what, subscription) {
+                (What::Reference, said) => {
+                    let list = said.map_or(&mut self.references, |s| &mut s.references);
+                    if !value.is_empty() && list.len() < MAX_REFERENCES {
+                        let name = String::from_utf8_lossy(&buf[name]);
+                        list.push(shorten(&format!("{name}={value}")));
+                    }
+                }
+                (What::Expires, Some(said)) => said.expires = Some(shorten(&value)),
+                (_, Some(said)) if place == Some(Place::SubscriptionManager) => {
+                    said.manager = Some(shorten(&value));
                 }
                 _ => {}
             }

@@ -1,7 +1,7 @@
 //! What is replaced, what is left, what is refused; and that all other bytes stay, however they are cut.
 
 use super::*;
-use crate::replace::{Place, Verdict, Why};
+use crate::replace::{Place, SubscriptionStep, Verdict, Why};
 
 const WSA: &str = "http://www.w3.org/2005/08/addressing";
 const OLD: &str = "http://schemas.xmlsoap.org/ws/2004/08/addressing";
@@ -132,6 +132,53 @@ fn anonymous_and_signed_are_left() {
         ]
     );
     assert!(report.soap.unwrap().signed);
+}
+
+#[test]
+fn what_is_said_of_a_subscription() {
+    let told = |header: &str, body: &str| {
+        let body = soap(header, body);
+        let editor = editor(&Rules::default(), "application/soap+xml", None);
+        let (_, report) = run(editor, body.as_bytes(), 11).unwrap();
+        report.soap.unwrap().subscription
+    };
+    for ns in [
+        "http://schemas.xmlsoap.org/ws/2004/08/eventing",
+        "http://www.w3.org/2011/03/ws-evt",
+    ] {
+        let made = told(
+            "<x:Trace xmlns:x='urn:x'>1</x:Trace>",
+            &format!(
+                "<e:SubscribeResponse xmlns:e='{ns}'><e:SubscriptionManager>\
+                 <wsa:Address>http://src/manager</wsa:Address><wsa:ReferenceParameters>\
+                 <e:Identifier>urn:7</e:Identifier><y:desk xmlns:y='urn:y'><y:n>9</y:n></y:desk>\
+                 </wsa:ReferenceParameters></e:SubscriptionManager><e:Expires>PT10M</e:Expires></e:SubscribeResponse>"
+            ),
+        )
+        .unwrap();
+        assert_eq!(made.step, SubscriptionStep::Subscribed);
+        assert_eq!(made.manager.as_deref(), Some("http://src/manager"));
+        assert_eq!(made.references, ["Identifier=urn:7", "n=9"]);
+        assert_eq!(made.expires.as_deref(), Some("PT10M"));
+        let renewed = told(
+            &format!("<e:Identifier xmlns:e='{ns}'> urn:7 </e:Identifier><y:desk xmlns:y='urn:y'><y:n>9</y:n></y:desk>"),
+            &format!("<e:Renew xmlns:e='{ns}'><e:Expires>PT20M</e:Expires></e:Renew>"),
+        )
+        .unwrap();
+        assert_eq!(renewed.step, SubscriptionStep::Renew);
+        assert_eq!(renewed.references, ["Identifier=urn:7", "n=9"]);
+        assert_eq!(renewed.expires.as_deref(), Some("PT20M"));
+        let ended = told("", &format!("<e:Unsubscribe xmlns:e='{ns}'/>")).unwrap();
+        assert_eq!(ended.step, SubscriptionStep::Unsubscribe);
+    }
+    assert_eq!(told("", "<Renew xmlns='urn:other'/>"), None);
+    let many = "<x:H xmlns:x='urn:x'>v</x:H>".repeat(40);
+    let many = told(
+        &many,
+        "<e:Unsubscribe xmlns:e='http://www.w3.org/2011/03/ws-evt'/>",
+    )
+    .unwrap();
+    assert_eq!(many.references.len(), 16);
 }
 
 #[test]

@@ -61,7 +61,7 @@ impl Callbacks {
             Plan::Untouched | Plan::Refuse(_) => return Response::from_parts(parts, body),
         };
         let answerer = Answerer {
-            seal: self.seal(peer.domain.clone(), service),
+            seal: self.seal(peer.domain.clone(), service, rule.longest),
             targets: self.0.plan.load().targets.clone(),
             more: rule.targets.clone(),
             origin: origin.clone(),
@@ -69,7 +69,10 @@ impl Callbacks {
         };
         let before = parts.headers.clone();
         match edit::through(editor, Box::new(answerer), &mut parts.headers, body).await {
-            Ok((body, _)) => Response::from_parts(parts, body),
+            Ok((body, report)) => {
+                self.save(&rule, &report).await;
+                Response::from_parts(parts, body)
+            }
             Err(error) => {
                 warn!(%name, %error, "a service's answer cannot be looked through, and breaks off");
                 parts.headers = before;
@@ -141,7 +144,7 @@ impl Replace for Answerer {
             }
         };
         match self.seal.address(base, address, pin) {
-            Ok(sealed) => Verdict::With(sealed),
+            Ok((sealed, _)) => Verdict::With(sealed),
             Err(_) => Verdict::Keep,
         }
     }

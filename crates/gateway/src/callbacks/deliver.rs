@@ -16,6 +16,8 @@ use tracing::debug;
 
 use super::{
     Callbacks, path,
+    replica::{Fact, Record, RecordId},
+    short::Token,
     targets::Targets,
     to::{self, To},
 };
@@ -81,7 +83,7 @@ impl Callbacks {
         }
         let called = match request.headers().contains_key(OPEN) {
             true => self.open(&plan, peer, request.uri())?,
-            false => self.sealed(&plan, peer, request.uri())?,
+            false => self.sealed(&plan, peer, request.uri()).await?,
         };
         let url = origin_url(&called.address)?;
         let ip = self.find(&plan, &called, &url).await?;
@@ -108,6 +110,7 @@ impl Callbacks {
                 "see what the service sends",
             )
         })?;
+        self.heard(&peer.domain, called.grant.as_ref(), &report).await;
         *seen = report;
         let sent = origin.send(Request::from_parts(parts, progress.follow(body)));
         let wait = plan.response_timeout;
@@ -116,18 +119,34 @@ impl Callbacks {
     }
 
     /// An address that was sealed here.
-    fn sealed(&self, plan: &CallbacksPlan, peer: &NodeId, uri: &Uri) -> Result<Called, Fault> {
-        let (sealed, appended) = path::capability(uri.path(), &self.0.own.domain).ok_or_else(malformed)?;
-        let secrets = self.0.secrets.load();
-        let grant = secrets
-            .open(sealed, &peer.domain, UnixTime::now().0)
+    async fn sealed(&self, plan: &CallbacksPlan, peer: &NodeId, uri: &Uri) -> Result<Called, Fault> {
+        let (named, appended) = path::capability(uri.path(), &self.0.own.domain).ok_or_else(malformed)?;
+        let sealed = match (Token::parse(named), &self.0.shared) {
+            (Some(token), Some(shared)) => shared.whole(token).await.ok_or_else(unknown)?,
+            _ => named.to_owned(),
+        };
+        let grant = self.0.secrets.load().read(&sealed);
+        let grant = grant
+            .and_then(|g| g.for_peer(&peer.domain).map(|()| g))
             .map_err(|e| not_opened(&e))?;
+        let now = UnixTime::now();
+        match self
+            .0
+            .shared
+            .as_ref()
+            .and_then(|s| s.look(|r| good(r.get(&grant.id)?)))
+        {
+            Some(None) => return Err(ended()),
+            Some(Some(until)) if now < until => {}
+            _ => grant.at(now.0).map_err(|e| not_opened(&e))?,
+        }
         let more = grant.caller.as_ref().map(|s| plan.rule(s).targets.clone());
         Ok(Called {
             address: join(&grant, appended, uri.query())?,
             pin: grant.pin,
             more: more.unwrap_or_default(),
-            capability: Some(sealed.to_owned()),
+            capability: Some(named.to_owned()),
+            grant: Some(grant.id),
         })
     }
 
@@ -176,6 +195,7 @@ impl Callbacks {
             address,
             more: targets.clone(),
             capability: None,
+            grant: None,
         })
     }
 
@@ -222,6 +242,16 @@ struct Called {
     more: Targets,
     /// What stands for it in messages.
     capability: Option<String>,
+    /// By which it is called.
+    grant: Option<RecordId>,
+}
+
+/// What is known of a grant besides what stands in its capability.
+fn good(record: &Record) -> Option<Option<UnixTime>> {
+    match record.fact {
+        Fact::Good { until } => Some(until),
+        _ => None,
+    }
 }
 
 /// The original address with what the service appended.
@@ -271,6 +301,24 @@ fn malformed() -> Fault {
         "callback-unknown",
         "the path is no address for calls back to this domain",
         "call the address as it stood in the message, and append to it only",
+    )
+}
+
+fn unknown() -> Fault {
+    refused(
+        410,
+        "callback-unknown",
+        "the short address for calls back is not known here: it has expired, or never was one",
+        "take the address from a newer message of the client",
+    )
+}
+
+fn ended() -> Fault {
+    refused(
+        410,
+        "callback-ended",
+        "the address for calls back was ended: the subscription that it was given for is over, or an operator ended it",
+        "let the client subscribe again",
     )
 }
 

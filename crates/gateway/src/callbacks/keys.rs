@@ -1,6 +1,7 @@
 //! The secrets under which a domain's gateways seal capabilities. An issuer makes them, and hands them to gateways of its domain
-//! with their certificates, so that any of them opens what another has sealed. A fresh one seals only after a while: by then
-//! every gateway has renewed its certificate, and has it.
+//! with their certificates, so that any of them opens what another has sealed; and gateways of one domain tell each other of those
+//! that they have ([`shared`](super::shared)), so that several issuers come to the same. A fresh one seals only after a while: by
+//! then every gateway has it.
 
 use std::{path::Path, time::Duration};
 
@@ -82,8 +83,16 @@ impl Keys {
     /// Takes those of an issuer in.
     pub(crate) async fn merge(&self, shared: Vec<SharedSecret>) -> Result<(), StoreError> {
         let known = self.all().await?;
+        let mut made: Vec<_> = known.iter().map(|(id, r)| (*id, r.made)).collect();
         for s in shared.into_iter().take(MAX_KEYS) {
-            if known.iter().any(|(id, _)| *id == s.id) {
+            if made.iter().any(|(id, _)| *id == s.id) {
+                continue;
+            }
+            made.push((s.id, s.made));
+            made.sort_by_key(|(id, made)| (*made, *id));
+            // Somebody forgot it already.
+            if made.len() > MAX_KEYS || over(&made, UnixTime::now()).any(|id| id == s.id) {
+                made.retain(|(id, _)| *id != s.id);
                 continue;
             }
             let record = KeyRecord {
@@ -117,6 +126,12 @@ impl Keys {
     }
 }
 
+/// Those of these keys, in the order of their making, that nothing can need any more.
+fn over(made: &[(u32, UnixTime)], now: UnixTime) -> impl Iterator<Item = u32> {
+    let pairs = made.windows(2);
+    pairs.filter_map(move |pair| (pair[1].1.plus(SETTLE + LINGER) <= now).then_some(pair[0].0))
+}
+
 /// Makes a fresh key for the domain of the issuer whose state is in `dir`, and forgets those that nothing can need any more.
 /// Returns its id and when it begins to seal.
 pub async fn rotate(dir: &Path) -> Result<(u32, UnixTime), AdminError> {
@@ -125,12 +140,11 @@ pub async fn rotate(dir: &Path) -> Result<(u32, UnixTime), AdminError> {
         return Err(AdminError::NoIssuer(own.id().domain.clone()));
     }
     let keys = Keys::new(&Store::open(dir)?);
-    let all = keys.all().await?;
+    let all = keys.all().await?.into_iter();
+    let made: Vec<_> = all.map(|(id, r)| (id, r.made)).collect();
     let now = UnixTime::now();
-    for pair in all.windows(2) {
-        if pair[1].1.made.plus(SETTLE + LINGER) <= now {
-            keys.0.delete(&format!("{:08x}", pair[0].0)).await?;
-        }
+    for id in over(&made, now) {
+        keys.0.delete(&format!("{id:08x}")).await?;
     }
     let id = keys.make().await?;
     Ok((id, now.plus(SETTLE)))
@@ -183,5 +197,25 @@ mod tests {
         other.merge(issuer.share().await.unwrap()).await.unwrap();
         other.merge(issuer.share().await.unwrap()).await.unwrap();
         assert!(issuer.all().await.unwrap() == other.all().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_one_gateway_forgot_does_not_come_back_from_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Keys::new(&Store::open(dir.path()).unwrap());
+        let ago = |days: u64| UnixTime(UnixTime::now().0 - days * 86_400);
+        let shared = |id: u32, made| SharedSecret {
+            id,
+            secret: [id as u8; 32],
+            made,
+        };
+        keys.merge(vec![shared(2, ago(100)), shared(3, ago(2))])
+            .await
+            .unwrap();
+        keys.merge(vec![shared(1, ago(200)), shared(4, ago(1))])
+            .await
+            .unwrap();
+        let ids: Vec<_> = keys.all().await.unwrap().iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, [2, 3, 4]);
     }
 }

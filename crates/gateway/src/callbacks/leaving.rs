@@ -1,18 +1,23 @@
 //! A request on its way out of the clients' domain: the addresses in it by which it wants to be called back are replaced.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use hawser_callback::{
     Address, Direction, Place as Found, Plan, Refusal, Replace, Report, Rules, Verdict, Why,
 };
 use hawser_proto::{Fault, Place, ServiceId};
 use http::{Request, Uri, request};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     Callbacks,
     edit::{self, EditError},
+    replica::RecordId,
     seal::Seal,
+    subscriptions::Watched,
     targets::{Pin, Targets},
 };
 use crate::{
@@ -20,6 +25,15 @@ use crate::{
     front::target::{Destination, Suffix},
     seam::{BASE, Body, Links},
 };
+
+/// A request as it leaves.
+pub(crate) struct Left {
+    pub(crate) request: Request<Body>,
+    /// What was seen in it.
+    pub(crate) report: Report,
+    /// It is about a subscription.
+    pub(crate) watched: Option<Watched>,
+}
 
 /// A request's own circumstances.
 pub(crate) struct Leaving<'a> {
@@ -38,24 +52,30 @@ impl Callbacks {
         links: &Links,
         cx: Leaving<'_>,
         mut request: Request<Body>,
-    ) -> Result<(Request<Body>, Report), Fault> {
+    ) -> Result<Left, Fault> {
+        let unchanged = |request| Left {
+            request,
+            report: Report::default(),
+            watched: None,
+        };
         let mut report = Report::default();
         if let Some(base) = self.base_header() {
             request.headers_mut().insert(BASE, base);
         }
         let Some(rule) = self.rule(cx.service) else {
-            return Ok((request, report));
+            return Ok(unchanged(request));
         };
         let plan = edit::plan(&rule.rules, Direction::Request, request.headers(), request.body());
         let head = !rule.rules.headers.is_empty() || !rule.rules.query.is_empty();
         if matches!(plan, Plan::Untouched) && !head {
-            return Ok((request, report));
+            return Ok(unchanged(request));
         }
         let Some(base) = links.base(cx.service).await? else {
             debug!(service = %cx.service, "its domain has no address for calls back: messages pass as they are");
-            return Ok((request, report));
+            return Ok(unchanged(request));
         };
         let mut sealer = self.sealer(&rule, &cx, base);
+        let grants = sealer.grants.clone();
         let (mut parts, body) = request.into_parts();
         if head {
             report = in_head(&rule.rules, &mut parts, &mut sealer)?;
@@ -71,18 +91,38 @@ impl Callbacks {
             }
         };
         tell(cx.service, &report);
-        Ok((Request::from_parts(parts, body), report))
+        self.save(&rule, &report).await;
+        let grants = std::mem::take(&mut *grants.lock().unwrap_or_else(PoisonError::into_inner));
+        let watched = Watched::of(&report, &cx.service.domain, &parts.uri, grants);
+        if let Some(watched) = &watched {
+            self.asking(watched).await;
+        }
+        Ok(Left {
+            request: Request::from_parts(parts, body),
+            report,
+            watched,
+        })
+    }
+
+    /// Where addresses were made that stand in a table: returns when they are on disk.
+    pub(super) async fn save(&self, rule: &CallbackRule, report: &Report) {
+        if let (Some(shared), Some(_), true) = (&self.0.shared, rule.longest, report.changed())
+            && let Err(error) = shared.save().await
+        {
+            warn!(%error, "short addresses for calls back are not on disk yet");
+        }
     }
 
     fn sealer(&self, rule: &CallbackRule, cx: &Leaving<'_>, base: Arc<str>) -> Sealer {
         Sealer {
-            seal: self.seal(cx.service.domain.clone(), cx.service.clone()),
+            seal: self.seal(cx.service.domain.clone(), cx.service.clone(), rule.longest),
             targets: self.0.plan.load().targets.clone(),
             more: rule.targets.clone(),
             client: cx.client,
             suffix: cx.suffix.clone(),
             keep: rule.mode == CallbackMode::Keep,
             base,
+            grants: Arc::default(),
         }
     }
 }
@@ -96,6 +136,8 @@ pub(super) struct Sealer {
     pub(super) suffix: Suffix,
     pub(super) keep: bool,
     pub(super) base: Arc<str>,
+    /// Of the addresses of a subscription.
+    pub(super) grants: Arc<Mutex<Vec<RecordId>>>,
 }
 
 impl Replace for Sealer {
@@ -119,8 +161,14 @@ impl Replace for Sealer {
             Err(error) => return Verdict::Refuse(error.to_string()),
         };
         match self.seal.address(&self.base, address, pin) {
-            Ok(sealed) => Verdict::With(sealed),
-            Err(error) => Verdict::Refuse(error.to_string()),
+            Ok((sealed, grant)) => {
+                if matches!(place, Found::NotifyTo | Found::EndTo) {
+                    let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
+                    grants.push(grant);
+                }
+                Verdict::With(sealed)
+            }
+            Err(error) => Verdict::Refuse(error),
         }
     }
 }

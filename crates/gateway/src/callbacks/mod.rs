@@ -5,15 +5,23 @@
 //! ([`path`] is how that knows), whose call comes to the clients' domain under a reserved name and is delivered there ([`deliver`]). Answers
 //! are treated alike ([`answers`]). What an address may lead to is for [`targets`]; what is found in messages, and how, for the
 //! crate `hawser-callback`.
+//!
+//! A capability says all there is to know of an address, until a subscription is renewed or ended ([`subscriptions`]), an operator ends
+//! it ([`end`](mod@end)), or it must be short ([`short`]): that the gateways of the domain know together ([`shared`], [`replica`]).
 
 pub(crate) mod answers;
 mod deliver;
 mod edit;
+mod end;
 pub(crate) mod keys;
 pub(crate) mod leaving;
 pub(crate) mod path;
 pub mod preview;
+mod replica;
 mod seal;
+pub(crate) mod shared;
+mod short;
+pub(crate) mod subscriptions;
 pub mod targets;
 mod to;
 
@@ -29,9 +37,10 @@ use hawser_store::{Store, StoreError};
 use http::HeaderValue;
 use tracing::warn;
 
+pub use end::{EndError, end};
 pub use keys::rotate;
 
-use self::{deliver::Origins, keys::Keys};
+use self::{deliver::Origins, end::Orders, keys::Keys, shared::Shared};
 use crate::config::{CallbackMode, CallbackRule, CallbacksPlan, GatewayPlan};
 
 /// Calls back through one gateway. Cheap to clone.
@@ -44,6 +53,8 @@ struct Inner {
     /// [`Callbacks::base`] as peers are told of it.
     base: ArcSwap<Option<HeaderValue>>,
     secrets: ArcSwap<Secrets>,
+    /// `None`: nothing is kept.
+    shared: Option<Shared>,
     origins: Mutex<Origins>,
     /// Where this gateway takes clients' calls.
     listening: ArcSwap<Vec<SocketAddr>>,
@@ -53,15 +64,19 @@ impl Callbacks {
     /// As planned, with the keys in `store`. Must be called within a Tokio runtime.
     pub(crate) async fn start(own: NodeId, plan: &GatewayPlan, store: &Store) -> Result<Self, StoreError> {
         let keys = Keys::new(store);
+        let shared = Shared::open(&plan.state, store).await?;
+        let orders = Orders::new(store);
+        orders.obey(&shared).await?;
         let callbacks = Self(Arc::new(Inner {
             own,
             plan: ArcSwap::from_pointee(plan.callbacks.clone()),
             base: ArcSwap::from_pointee(base_header(&plan.callbacks)),
             secrets: ArcSwap::from_pointee(keys.load().await?),
+            shared: Some(shared),
             origins: Mutex::default(),
             listening: ArcSwap::from_pointee(plan.listening()),
         }));
-        tokio::spawn(follow(Arc::downgrade(&callbacks.0), keys, store.clone()));
+        tokio::spawn(follow(Arc::downgrade(&callbacks.0), keys, orders, store.clone()));
         Ok(callbacks)
     }
 
@@ -76,6 +91,7 @@ impl Callbacks {
             plan: ArcSwap::from_pointee(plan),
             base: ArcSwap::default(),
             secrets: ArcSwap::from_pointee(Secrets::new(Vec::new())),
+            shared: None,
             origins: Mutex::default(),
             listening: ArcSwap::default(),
         }))
@@ -95,6 +111,11 @@ impl Callbacks {
     /// Whether calls back to clients here are taken.
     pub(crate) fn is_on(&self) -> bool {
         self.0.plan.load().enabled
+    }
+
+    /// What the gateways of the domain know together.
+    pub(crate) fn shared(&self) -> Option<Shared> {
+        self.0.shared.clone()
     }
 
     /// Where services of this domain call back, if they can.
@@ -122,14 +143,26 @@ fn base_header(plan: &CallbacksPlan) -> Option<HeaderValue> {
     HeaderValue::try_from(base(plan)?).ok()
 }
 
-/// Takes keys in as they come: with certificates, and from `hawser callbacks rotate`.
-async fn follow(callbacks: Weak<Inner>, keys: Keys, store: Store) {
+/// Takes in what comes by the store: keys, with certificates, from other gateways and from `hawser callbacks rotate`; and what an
+/// operator ends.
+async fn follow(callbacks: Weak<Inner>, keys: Keys, orders: Orders, store: Store) {
     let mut changed = store.watch();
     while changed.changed().await.is_ok() {
         let Some(inner) = callbacks.upgrade() else { return };
         match keys.load().await {
-            Ok(secrets) => inner.secrets.store(Arc::new(secrets)),
+            Ok(secrets) => {
+                let other = !secrets.ids().eq(inner.secrets.load().ids());
+                inner.secrets.store(Arc::new(secrets));
+                if let Some(shared) = inner.shared.as_ref().filter(|_| other) {
+                    shared.tell();
+                }
+            }
             Err(error) => warn!(%error, "cannot read the keys for calls back; those known stay in use"),
+        }
+        if let Some(shared) = &inner.shared
+            && let Err(error) = orders.obey(shared).await
+        {
+            warn!(%error, "cannot read which addresses for calls back are to end; will try again");
         }
     }
 }

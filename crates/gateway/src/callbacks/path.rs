@@ -5,10 +5,12 @@ use std::borrow::Cow;
 use hawser_proto::{DomainName, ServiceId, ServiceName};
 
 /// What all such paths begin with.
-const PREFIX: &str = "/.hawser/cb/";
+pub(super) const PREFIX: &str = "/.hawser/cb/";
 
 /// Characters of a capability that logs show: the number of its key, and a little more.
 const SHOWN: usize = 16;
+/// The same of a short one.
+const SHOWN_OF_SHORT: usize = 6;
 
 /// The address of a capability for clients in `domain`, under the base of the gateway at which it is called.
 pub(crate) fn address(base: &str, domain: &DomainName, capability: &str) -> String {
@@ -44,7 +46,12 @@ pub(crate) fn shown(path: &str) -> Cow<'_, str> {
         return path.into();
     };
     let (capability, appended) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-    let start: String = capability.chars().take(SHOWN).collect();
+    let shown = if capability.contains('.') {
+        SHOWN
+    } else {
+        SHOWN_OF_SHORT
+    };
+    let start: String = capability.chars().take(shown).collect();
     format!("{PREFIX}{domain}/{start}…{appended}").into()
 }
 
@@ -72,6 +79,8 @@ mod tests {
         assert_eq!(capability(path, &"beta".parse().unwrap()), None);
         let long = "/.hawser/cb/acme/15789d6d.YofRukKpzvJ3bmPfQN/x?";
         assert_eq!(shown(long), "/.hawser/cb/acme/15789d6d.YofRukK…/x?");
+        let short = "/.hawser/cb/acme/YofRukKpzvJ3bmPfQNYofQ";
+        assert_eq!(shown(short), "/.hawser/cb/acme/YofRuk…");
         assert_eq!(shown("/orders"), "/orders");
         for odd in [
             "/.hawser/cb/",

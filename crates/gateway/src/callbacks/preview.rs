@@ -1,7 +1,7 @@
 //! What becomes of a recorded message by a configuration, without a running gateway: the same rules and the same judgement, and an
 //! example in the place of each address.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use hawser_callback::{
     Direction, Place, Replace, Secret, Secrets, Verdict,
@@ -74,6 +74,8 @@ pub fn preview(
             peer: service.domain.clone(),
             service: service.clone(),
             expires: UnixTime::now().plus(plan.callbacks.expire),
+            longest: rule.longest,
+            shared: None,
         },
         targets: plan.callbacks.targets.clone(),
         more: rule.targets.clone(),
@@ -82,6 +84,7 @@ pub fn preview(
         suffix,
         keep: rule.mode == CallbackMode::Keep,
         base: BASE.into(),
+        grants: Arc::default(),
     };
     let mut example = Example {
         sealer,
@@ -107,7 +110,7 @@ impl Replace for Example {
             .ok()
             .and_then(|address| self.sealer.seal.address(BASE, address, None).ok());
         match sealed {
-            Some(sealed) if *place != Place::To => Verdict::With(sealed),
+            Some((sealed, _)) if *place != Place::To => Verdict::With(sealed),
             _ => Verdict::Keep,
         }
     }

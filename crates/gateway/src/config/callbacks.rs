@@ -119,6 +119,10 @@ pub struct CallbackRuleConfig {
     /// Bytes of a message that are held at most until it is known what is to be replaced. Default: 262144.
     #[serde(default = "window")]
     pub window: usize,
+    /// Longest address in bytes that the service takes, where it says so: from 80 to 4096. One that would be longer is kept by the
+    /// domain's gateways and gets a short name. Default: none; an address then holds all there is to know of it.
+    #[serde(default)]
+    pub max_length: Option<usize>,
     /// What becomes of a message that cannot be looked through (it needs a larger window, an unknown coding, or is malformed):
     /// "refuse" or "pass", as it is. Default: "refuse".
     #[serde(default)]
@@ -204,6 +208,8 @@ pub struct CallbackRule {
     pub rules: Rules,
     /// Where calls back may lead, besides what the plan says.
     pub targets: Targets,
+    /// Longest address that the service takes, in bytes.
+    pub longest: Option<usize>,
 }
 
 impl Default for CallbackRule {
@@ -212,6 +218,7 @@ impl Default for CallbackRule {
             mode: CallbackMode::Rewrite,
             rules: Rules::default(),
             targets: Targets::default(),
+            longest: None,
         }
     }
 }
@@ -308,6 +315,9 @@ fn one_rule(
         name => Some(bad.take(&format!("{key}.service"), name.parse::<ServiceId>())?),
     };
     bad.between(&format!("{key}.window"), c.window, 4096, 16 << 20);
+    if let Some(longest) = c.max_length {
+        bad.between(&format!("{key}.max_length"), longest, 80, 4096);
+    }
     let headers = c.headers.iter().filter_map(|name| {
         let parsed = name
             .parse::<HeaderName>()
@@ -336,6 +346,7 @@ fn one_rule(
     let rule = CallbackRule {
         mode: c.mode,
         rules,
+        longest: c.max_length,
         targets: targets(&format!("{key}.targets"), &c.targets, bad),
     };
     Some((service, rule.into()))

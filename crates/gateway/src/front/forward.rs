@@ -41,15 +41,15 @@ pub(super) async fn send(
         suffix: &cx.shared.plan.load().suffix.clone(),
     };
     let request = Request::from_parts(parts, body);
-    let (request, report) = cx
-        .shared
-        .callbacks
-        .leaving(&cx.shared.links, leaving, request)
-        .await?;
+    let callbacks = &cx.shared.callbacks;
+    let left = callbacks.leaving(&cx.shared.links, leaving, request).await?;
     if let Some(call) = call {
-        call.seen(&report);
+        call.seen(&left.report);
     }
-    let mut response = through(cx, &admitted.service, request).await?;
+    let mut response = through(cx, &admitted.service, left.request).await?;
+    if let Some(watched) = &left.watched {
+        response = callbacks.subscribed(watched, response).await;
+    }
     pass(cx, &mut response);
     Ok(Outcome::Answer(response))
 }

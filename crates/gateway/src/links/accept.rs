@@ -34,14 +34,14 @@ use tracing::{debug, warn};
 use super::{
     exchange::Invitation,
     hub::Hub,
-    internal,
+    internal::{self, Here},
     issuing::{Issuing, JoinRequest},
     live::Live,
     metrics::{self, Metrics},
     sessions::admit,
     trust::Keeper,
 };
-use crate::seam::Exports;
+use crate::{callbacks::shared::Shared, seam::Exports};
 
 /// Most invitations that are answered at one time.
 const MAX_ANSWERING: usize = 256;
@@ -60,6 +60,8 @@ pub(crate) struct Acceptor {
     pub(crate) exports: Arc<dyn Exports>,
     pub(crate) issuing: Arc<Issuing>,
     pub(crate) keeper: Keeper,
+    /// What the gateways of the domain know together.
+    pub(crate) shared: Option<Shared>,
     pub(crate) metrics: Metrics,
     /// Cancelled: sessions end with their last request.
     pub(crate) drain: CancellationToken,
@@ -230,11 +232,19 @@ impl Acceptor {
     async fn http(&self, session: EndToEnd, class: Class) {
         let _serving = Serving::begin(&self.serving);
         let peer = session.peer.clone();
-        let (exports, keeper) = (self.exports.clone(), self.keeper.clone());
+        let (exports, keeper, shared) = (self.exports.clone(), self.keeper.clone(), self.shared.clone());
+        let own = self.own.load().id().clone();
         let from = peer.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let answer = match internal::is_internal(&request) {
-                true => internal::answer(from.clone(), keeper.clone(), exports.base(), request),
+                true => {
+                    let here = Here {
+                        own: own.clone(),
+                        base: exports.base(),
+                        shared: shared.clone(),
+                    };
+                    internal::answer(from.clone(), keeper.clone(), here, request)
+                }
                 false => exports.http(&from, request),
             };
             async move { Ok::<_, Infallible>(answer.await) }

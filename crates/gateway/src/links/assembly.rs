@@ -39,13 +39,14 @@ use super::{
     peer::Peer,
     renewal::Renewal,
     sessions::Dialler,
+    siblings::Siblings,
     status::{CertificateStatus, HubStatus, IssuerStatus, LinksStatus, PeerStatus},
     trust::Keeper,
     tunnel::{Caller, Tunnel},
     visits::Visits,
 };
 use crate::{
-    callbacks::keys::Keys,
+    callbacks::{keys::Keys, shared::Shared},
     ingress::Ingress,
     seam::{Exports, Links},
 };
@@ -79,6 +80,8 @@ pub(crate) struct Settings {
     pub(crate) software: Arc<str>,
     /// Of certificates issued here.
     pub(crate) certificate_life: Duration,
+    /// What the gateways of the domain know together.
+    pub(crate) shared: Option<Shared>,
 }
 
 /// Why the tunnel's side did not start.
@@ -131,6 +134,7 @@ impl Assembly {
             ways,
             software,
             certificate_life,
+            shared,
         } = settings;
         if own.load().id().role != Role::Gateway {
             return Err(LinksError::Role {
@@ -177,6 +181,7 @@ impl Assembly {
             exports: exports.clone(),
             issuing: issuing.clone(),
             keeper: keeper.clone(),
+            shared: shared.clone(),
             metrics: metrics.clone(),
             drain: CancellationToken::new(),
             answering: Acceptor::answering(),
@@ -229,6 +234,9 @@ impl Assembly {
         tasks.spawn(composer.run(register, store.clone()));
         tasks.spawn(follow(hubs.clone(), terms.clone(), store));
         tasks.spawn(ingress.tend());
+        if let Some(shared) = shared {
+            tasks.spawn(Siblings::new(tunnel.clone(), shared, own.load().id().clone()).run());
+        }
         tasks.spawn(tend(tunnel.clone(), keeper, live.clone(), own.clone()));
         hubs.follow(&terms).await?;
         Ok(Self {

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use hawser_proto::{NodeId, frame::MAX_FRAME};
+use hawser_proto::{NodeId, Role, frame::MAX_FRAME};
 use hawser_session::{
     collect,
     http::{HttpSession, INTERNAL, PING_PATH, Slot},
@@ -21,6 +21,7 @@ use tracing::debug;
 
 use super::trust::Keeper;
 use crate::{
+    callbacks::shared::{MAX_MESSAGE, Shared},
     config::OriginUrl,
     seam::{Body, SERVICE},
 };
@@ -31,6 +32,8 @@ pub(crate) const REVOCATIONS_PATH: &str = "/revocations";
 /// Where it is to be had (GET) where services of the gateway's domain call back: 200 with `http://HOST:PORT`, or 204 if they
 /// cannot.
 pub(crate) const BASE_PATH: &str = "/callbacks";
+/// Where a gateway of the same domain tells what it knows of addresses for calls back (POST: 204 when it is kept here).
+pub(crate) const SHARED_PATH: &str = "/callbacks/known";
 /// Longest base that is taken, in bytes.
 const MAX_BASE: usize = 512;
 /// Longest wait for it.
@@ -45,11 +48,20 @@ pub(crate) fn is_internal<B>(request: &Request<B>) -> bool {
     request.uri().host() == Some(INTERNAL) && !request.headers().contains_key(SERVICE)
 }
 
+/// What this gateway has to say of itself.
+pub(crate) struct Here {
+    pub(crate) own: NodeId,
+    /// Where services of its domain call back.
+    pub(crate) base: Option<String>,
+    /// What the gateways of its domain know together.
+    pub(crate) shared: Option<Shared>,
+}
+
 /// Answers it.
 pub(crate) fn answer<B>(
     peer: NodeId,
     keeper: Keeper,
-    base: Option<String>,
+    here: Here,
     request: Request<B>,
 ) -> BoxFuture<'static, Response<Body>>
 where
@@ -59,7 +71,20 @@ where
     Box::pin(async move {
         match (request.method(), request.uri().path()) {
             (&Method::GET, PING_PATH) => status(StatusCode::NO_CONTENT),
-            (&Method::GET, BASE_PATH) => match base {
+            (&Method::POST, SHARED_PATH) => match here.shared {
+                Some(shared) if here.own.domain == peer.domain && peer.role == Role::Gateway => {
+                    let told = Limited::new(request.into_body(), MAX_MESSAGE).collect();
+                    let Ok(Ok(told)) = timeout(LIST_WAIT, told).await else {
+                        return status(StatusCode::BAD_REQUEST);
+                    };
+                    match shared.heard(&told.to_bytes()).await {
+                        true => status(StatusCode::NO_CONTENT),
+                        false => status(StatusCode::UNPROCESSABLE_ENTITY),
+                    }
+                }
+                _ => status(StatusCode::FORBIDDEN),
+            },
+            (&Method::GET, BASE_PATH) => match here.base {
                 Some(base) => Response::new(hawser_session::full(base)),
                 None => status(StatusCode::NO_CONTENT),
             },
@@ -80,6 +105,14 @@ where
             _ => status(StatusCode::NOT_FOUND),
         }
     })
+}
+
+/// Tells a gateway of the own domain what is known here of addresses for calls back; false when it did not take it.
+pub(crate) async fn share(slot: Slot, message: Vec<u8>) -> bool {
+    let request =
+        Request::post(format!("http://{INTERNAL}{SHARED_PATH}")).body(hawser_session::full(message));
+    let Ok(request) = request else { return false };
+    matches!(timeout(LIST_WAIT, slot.send(request)).await, Ok(Ok(answer)) if answer.status().is_success())
 }
 
 /// Sends a list on a session; false when the peer did not take it.

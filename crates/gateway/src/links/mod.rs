@@ -29,6 +29,7 @@ pub(crate) mod records;
 mod renewal;
 pub mod routes;
 mod sessions;
+mod siblings;
 pub mod status;
 mod trust;
 mod tunnel;

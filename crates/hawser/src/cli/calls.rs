@@ -74,10 +74,24 @@ Examples:
         #[command(flatten)]
         output: Output,
     },
+    /// Ends an address for calls back before its time: services that call it are refused from then on.
+    #[command(after_help = "\
+ADDRESS is one that was sealed here, as it stood in a message or in the other domain's logs, whole. It ends at all gateways of the
+domain as soon as this one runs.
+
+Example:
+  hawser callbacks end http://10.2.0.2:3128/.hawser/cb/acme/15789d6d.YofRukKpzvJ3bmPfQN...")]
+    End {
+        /// The address.
+        address: String,
+        #[command(flatten)]
+        state: GatewayState,
+    },
     /// Makes a fresh secret under which addresses for calls back are sealed.
     #[command(after_help = "\
-Needed when the old one may be known to somebody. Run it on the gateway that issues the domain's certificates: the others get
-the secret with their next certificate, and it seals after a day. What older ones sealed is good until it expires.")]
+Needed when the old one may be known to somebody. Run it on a gateway that issues the domain's certificates: the others, other
+issuers among them, get the secret from it within seconds or with their next certificate, and it seals after a day. What older
+ones sealed is good until it expires.")]
     Rotate {
         #[command(flatten)]
         state: GatewayState,

@@ -5,7 +5,7 @@ use std::{io::Read as _, net::IpAddr, path::Path};
 use anyhow::Context as _;
 use hawser_callback::recorded::{Account, Recorded};
 use hawser_gateway::{
-    callbacks::{preview::preview, rotate},
+    callbacks::{end, preview::preview, rotate},
     config::GatewayConfig,
 };
 use hawser_identity::Credentials;
@@ -25,6 +25,7 @@ const MAX_RECORDED: u64 = 64 << 20;
 pub(super) async fn run(config: &Path, command: CallbacksCommand) -> anyhow::Result<()> {
     match command {
         CallbacksCommand::Rotate { state } => make_fresh(config, &state).await,
+        CallbacksCommand::End { address, state } => end_one(config, &address, &state).await,
         CallbacksCommand::Test {
             file,
             service,
@@ -35,11 +36,19 @@ pub(super) async fn run(config: &Path, command: CallbacksCommand) -> anyhow::Res
     }
 }
 
+async fn end_one(config: &Path, address: &str, state: &GatewayState) -> anyhow::Result<()> {
+    let directory = state::gateway(config, state)?;
+    let original = end(&directory, address)
+        .await
+        .context("the address was not ended")?;
+    terminal::print(&format!("ended: it led to {original}\n"))
+}
+
 async fn make_fresh(config: &Path, state: &GatewayState) -> anyhow::Result<()> {
     let directory = state::gateway(config, state)?;
     let (id, from) = rotate(&directory).await.context("no fresh secret was made")?;
     terminal::print(&format!(
-        "secret {id:08x} seals from {} on; until then the other gateways get it with their certificates\n",
+        "secret {id:08x} seals from {} on; until then the other gateways get it\n",
         when::date(from)
     ))
 }

@@ -31,7 +31,7 @@ fn world(service: &str, port: u16) -> World {
 }
 
 /// The client calls the import at its own gateway.
-fn stage<'a>(world: &'a World, way: &'a Way<'a>, port: u16) -> Stage<'a> {
+pub(crate) fn stage<'a>(world: &'a World, way: &'a Way<'a>, port: u16) -> Stage<'a> {
     Stage {
         server: way.server(),
         origin: way.server().at(port),
