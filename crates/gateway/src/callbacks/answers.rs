@@ -56,16 +56,27 @@ impl Callbacks {
             return response;
         };
         let (mut parts, body) = response.into_parts();
-        let editor = match edit::plan(&rule.rules, Direction::Response, &parts.headers, &body) {
-            Plan::Edit(editor) => editor,
-            Plan::Untouched | Plan::Refuse(_) => return Response::from_parts(parts, body),
-        };
-        let answerer = Answerer {
+        let plan = edit::plan(&rule.rules, Direction::Response, &parts.headers, &body);
+        if rule.rules.headers.is_empty() && !matches!(plan, Plan::Edit(_)) {
+            return Response::from_parts(parts, body);
+        }
+        let mut answerer = Answerer {
             seal: self.seal(peer.domain.clone(), service, rule.longest),
             targets: self.0.plan.load().targets.clone(),
             more: rule.targets.clone(),
             origin: origin.clone(),
             asked,
+        };
+        let mut headers = parts.headers.clone();
+        match hawser_callback::headers(&rule.rules, &mut headers, &mut answerer) {
+            Ok(report) => {
+                self.save(&rule, &report).await;
+                parts.headers = headers;
+            }
+            Err(error) => warn!(%name, %error, "addresses in an answer's headers stay as they are"),
+        }
+        let Plan::Edit(editor) = plan else {
+            return Response::from_parts(parts, body);
         };
         let before = parts.headers.clone();
         match edit::through(editor, Box::new(answerer), &mut parts.headers, body).await {
@@ -102,14 +113,21 @@ impl Answerer {
     }
 
     /// Another address of the same host, or one that an operator listed.
-    fn pin(&self, address: &Address) -> Result<Option<IpAddr>, String> {
+    fn pin(&self, place: &Found, address: &Address) -> Result<Option<IpAddr>, String> {
         let own = self.origin.host();
         let ip = own.parse::<IpAddr>().ok();
         if ip.is_none() && address.host().eq_ignore_ascii_case(own) {
             return Ok(None);
         }
-        // No client: what is not the service's own host must be listed.
-        let service = ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        // An endpoint reference by another name may mean the service itself; a redirect, a link or a member of JSON means anybody.
+        let elsewhere = matches!(
+            place,
+            Found::Header(_) | Found::Json(_) | Found::Sink | Found::Form(_) | Found::Query(_)
+        );
+        let named = address.host().parse::<IpAddr>().is_err();
+        // Nobody's address: what is not the service's own host must be listed.
+        let nobody = IpAddr::from([0, 0, 0, 0]);
+        let service = ip.filter(|_| !(elsewhere && named)).unwrap_or(nobody);
         match self.targets.judge(&self.more, address, service) {
             Ok(Pin::To(ip)) => Ok(Some(ip)),
             Ok(Pin::Resolve) => Ok(None),
@@ -136,7 +154,7 @@ impl Replace for Answerer {
         let Some(base) = &self.asked.base else {
             return Verdict::Keep;
         };
-        let pin = match self.pin(&address) {
+        let pin = match self.pin(place, &address) {
             Ok(pin) => pin,
             Err(why) => {
                 info!(service = %self.seal.service, %place, why, "an address in an answer stays as it is");

@@ -100,7 +100,8 @@ pub struct CallbackRuleConfig {
     /// Whether the member `sink` of CloudEvents subscriptions is replaced. Default: false.
     #[serde(default)]
     pub cloudevents: bool,
-    /// Headers that hold an address, as in ["X-Callback"]. Default: [].
+    /// Headers that hold an address, as in ["X-Callback"], of requests, and of answers at the gateway that exports the service, as in
+    /// ["Location", "Link"]. Default: [].
     #[serde(default)]
     pub headers: Vec<String>,
     /// Places in JSON that hold an address, as JSON pointers (RFC 6901) in which a segment "*" stands for any: ["/callbackUrl"].

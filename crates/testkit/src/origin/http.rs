@@ -8,6 +8,7 @@
 //! | `/upload` | length and SHA-256 of the body, as JSON |
 //! | `/bytes/N` | N bytes of the pattern, with their length; `/chunked/N` without |
 //! | `/status/N` | that status |
+//! | `/moved?URL` | 307 with `Location: URL` and `Link: <URL>; rel="next"` |
 //! | `/say/TEXT/N` | TEXT, over and over, N times |
 //! | `/events/KEY` | server-sent events, one for each text given to [`HttpOrigin::event`] |
 //! | `/hold/KEY` | answers only after [`HttpOrigin::release`] |
@@ -29,7 +30,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Request, Response, StatusCode,
     body::{Frame, Incoming},
-    header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE},
+    header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LINK, LOCATION},
     service::service_fn,
 };
 use hyper_util::{
@@ -186,6 +187,7 @@ async fn answer(request: Request<Incoming>, state: &Arc<State>) -> Response<Body
             let code = rest.parse().ok().and_then(|c| StatusCode::from_u16(c).ok());
             text(code.unwrap_or(StatusCode::BAD_REQUEST), "as asked\n")
         }
+        "moved" => moved(request.uri().query().unwrap_or_default()),
         "say" => say(rest),
         "events" => events(rest, state),
         "hold" => {
@@ -238,6 +240,16 @@ async fn consume(mut body: Incoming) -> Option<(u64, String)> {
         }
     }
     Some((len, hash.finish()))
+}
+
+fn moved(to: &str) -> Response<Body> {
+    let mut answer = text(StatusCode::TEMPORARY_REDIRECT, "elsewhere\n");
+    for (name, value) in [(LOCATION, to.to_owned()), (LINK, format!("<{to}>; rel=\"next\""))] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            answer.headers_mut().insert(name, value);
+        }
+    }
+    answer
 }
 
 fn mirror(request: Request<Incoming>) -> Response<Body> {

@@ -6,6 +6,7 @@ mod direct;
 mod hostile;
 mod orders;
 mod parcels;
+mod redirects;
 mod shared;
 mod tunnel;
 mod webhooks;
