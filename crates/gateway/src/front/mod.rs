@@ -4,6 +4,7 @@ mod admit;
 mod call;
 mod connect;
 mod forward;
+mod linger;
 mod listen;
 mod opening;
 mod pac;

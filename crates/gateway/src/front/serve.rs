@@ -4,18 +4,26 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use http::Request;
-use hyper::{body::Incoming, server::conn::http1, server::conn::http2, service::service_fn};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    server::conn::http2,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::OwnedSemaphorePermit,
 };
 
-use super::{Shared, admit::Door, call, opening::Opening};
+use super::{Shared, admit::Door, call, linger::Linger, opening::Opening};
 use crate::config::LimitsConfig;
 
 /// Receive window of one HTTP/2 stream in bytes.
@@ -55,7 +63,13 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let drain = cx.shared.drain.clone();
-    let service = service_fn(move |request| answer(cx.clone(), request));
+    let unread = Arc::new(AtomicBool::new(false));
+    let io = Linger::new(io, unread.clone());
+    let service = service_fn(move |request: Request<Incoming>| {
+        // Only what has no body can become a tunnel, whose end is its own.
+        unread.store(!request.body().is_end_stream(), Ordering::Relaxed);
+        answer(cx.clone(), request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
