@@ -301,6 +301,25 @@ pub async fn join_with_hub_token(dir: &Path, token: &HubToken, ways: &Ways) -> R
     remember_hub(&store, &token.hub, token.pin).await
 }
 
+/// Has this gateway know the hub in its own process by this address, and by no address that it had before.
+pub async fn know_own_hub(dir: &Path, hub: &HubAddress, pin: Fingerprint) -> Result<(), AdminError> {
+    let store = Store::open(dir)?;
+    let known = hubs(&store).await?;
+    if !known.iter().any(|(address, its)| address == hub && *its == pin) {
+        remember_hub(&store, hub, pin).await?;
+    }
+    for (address, _) in known
+        .iter()
+        .filter(|(address, its)| address != hub && *its == pin)
+    {
+        store
+            .bucket::<HubRecord>(HUBS)
+            .delete(&address.to_string())
+            .await?;
+    }
+    Ok(())
+}
+
 /// Makes `dir` the state of a new gateway or host `name` of the token's domain: an issuer certifies it, met through one of the
 /// token's hubs.
 pub async fn join_with_token(

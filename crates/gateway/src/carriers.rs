@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 use hawser_session::carrier::{Basic, ConnectProxy, Dialer, Direct, Ways};
 use zeroize::Zeroizing;
 
-use crate::config::CarrierPlan;
+use crate::config::{CarrierPlan, GatewayPlan};
 
 /// A password file that cannot be used. The message holds nothing of it.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,15 @@ pub struct CarrierError {
 pub fn ways(carriers: &[CarrierPlan]) -> Result<Ways, CarrierError> {
     let dialers = carriers.iter().map(dialer).collect::<Result<_, _>>()?;
     Ok(Ways::new(dialers))
+}
+
+/// Those of a gateway: by the configuration, and to the hub beside it by the shortest way.
+pub fn of(plan: &GatewayPlan) -> Result<Ways, CarrierError> {
+    let ways = ways(&plan.carriers)?;
+    Ok(match &plan.beside {
+        Some(beside) => ways.beside(beside.hub.clone(), beside.at),
+        None => ways,
+    })
 }
 
 fn dialer(carrier: &CarrierPlan) -> Result<Arc<dyn Dialer>, CarrierError> {

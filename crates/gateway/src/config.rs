@@ -22,7 +22,7 @@ pub use callbacks::{
 };
 pub use interface::{DocumentPlan, InterfaceConfig, InterfacePlan};
 pub use plan::{
-    CarrierPlan, ConfigError, ExportPlan, FrontPlan, GatewayPlan, HealthPlan, ImportPlan, OriginPlan,
+    Beside, CarrierPlan, ConfigError, ExportPlan, FrontPlan, GatewayPlan, HealthPlan, ImportPlan, OriginPlan,
     OriginUrl,
 };
 

@@ -19,7 +19,7 @@ use crate::{
     admin::AdminError,
     callbacks::{Callbacks, keys::Keys},
     calls::CallMetrics,
-    carriers::{CarrierError, ways},
+    carriers::{self, CarrierError},
     config::{ConfigError, GatewayConfig, GatewayPlan},
     export::{
         ExportError, Exporter,
@@ -153,7 +153,7 @@ impl Gateway {
             dir: plan.state.clone(),
             store,
             own,
-            ways: ways(&plan.carriers)?,
+            ways: carriers::of(&plan)?,
             software: software.into(),
             certificate_life: plan.certificate_life,
             shared: callbacks.shared(),
@@ -190,8 +190,8 @@ impl Gateway {
             return Err(GatewayError::NeedsRestart("state"));
         }
         // Everything that can fail comes before anything that changes.
-        let other_ways = match plan.carriers != before.carriers {
-            true => Some(ways(&plan.carriers)?),
+        let other_ways = match plan.carriers != before.carriers || plan.beside != before.beside {
+            true => Some(carriers::of(&plan)?),
             false => None,
         };
         let published = self.ingress.prepare(&plan.published())?;

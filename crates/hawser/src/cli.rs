@@ -76,6 +76,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Runs what the configuration says: a hub, a gateway, or both in one process.
     #[command(after_help = "\
+With [hub] and [gateway] in one file, the gateway and its domain join the hub beside it by themselves, without a token.
+
 Signals:
   HUP        read the configuration again; a bad file changes nothing, and the log says why
   TERM, INT  drain: take no new calls, let those under way end; a second one stops at once

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 use hawser_gateway::{
     Gateway,
-    config::{BrokerConfig, GatewayConfig},
+    config::{BrokerConfig, GatewayPlan},
 };
 use hawser_hub::Hub;
 use prometheus_client::registry::Registry;
@@ -20,7 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     admin::{self, Health, Served, Source},
-    broker,
+    beside, broker,
     config::{Config, ConfigErrors},
     failure,
     host::Host,
@@ -87,6 +87,12 @@ pub(crate) fn load(path: &Path, which: Which) -> Result<Config, ConfigErrors> {
     if let Some(Err(e)) = config.host.as_ref().map(|c| c.check()) {
         errors.add(e.to_string());
     }
+    if let (Some(Ok(hub)), Some(Ok(gateway))) = (
+        config.hub.as_ref().map(|c| c.check()),
+        config.gateway.as_ref().map(|c| c.check()),
+    ) {
+        beside::contradictions(&hub, &gateway, &mut errors);
+    }
     let states = [
         ("hub", config.hub.as_ref().map(|c| &c.state)),
         ("gateway", config.gateway.as_ref().map(|c| &c.state)),
@@ -135,6 +141,13 @@ impl Daemon {
         for directory in directories {
             admin::refuse_second(directory).await?;
         }
+        let plan = beside::gateway(&config)?;
+        if let (Some(hub), Some(gateway)) = (&config.hub, &plan) {
+            beside::introduce(&hub.check()?, gateway).await?;
+            if let Some(warning) = beside::warning(hub, gateway) {
+                tracing::warn!("{warning}");
+            }
+        }
         if let Some(c) = &config.hub {
             let started = Hub::start(c.clone(), SOFTWARE, &mut registry)
                 .await
@@ -146,14 +159,15 @@ impl Daemon {
             hub = Some(started);
         }
         let (mut gateway, mut broker) = (None, None);
-        if let Some(c) = &config.gateway {
-            let started = Gateway::start(c, SOFTWARE, &mut registry)
+        if let Some(plan) = plan {
+            let state = plan.state.clone();
+            let started = Gateway::start_plan(plan.clone(), SOFTWARE, &mut registry)
                 .await
                 .context("the gateway could not start")?;
             let started = Arc::new(started);
-            broker = start_broker(c, &started, &mut registry).await?;
+            broker = start_broker(&plan, &started, &mut registry).await?;
             let source: Arc<dyn Source> = Arc::new(GatewaySource(started.clone(), broker.clone()));
-            status.push(admin::serve_status(&c.state, source.clone()).await?);
+            status.push(admin::serve_status(&state, source.clone()).await?);
             sources.push(source);
             gateway = Some(started);
         }
@@ -251,9 +265,7 @@ impl Daemon {
         if let (Some(hub), Some(c)) = (&self.hub, &new.hub) {
             hub.reload(c.clone()).await.context("[hub]")?;
         }
-        if let (Some(gateway), Some(c)) = (&self.gateway, &new.gateway)
-            && let Err(e) = gateway.reload(c).await
-        {
+        if let Err(e) = self.reload_gateway(&new).await {
             if let (Some(hub), Some(old)) = (&self.hub, &self.config.hub) {
                 hub.reload(old.clone())
                     .await
@@ -266,6 +278,23 @@ impl Daemon {
             self.listener = listener;
         }
         self.config = new;
+        Ok(())
+    }
+
+    async fn reload_gateway(&self, new: &Config) -> anyhow::Result<()> {
+        let (Some(gateway), Some(plan)) = (&self.gateway, beside::gateway(new)?) else {
+            return Ok(());
+        };
+        gateway.reload_plan(plan.clone()).await?;
+        // Last, for it only writes when the hub's address has changed, and then nothing else can fail.
+        if let Some(hub) = &new.hub
+            && let Err(e) = beside::introduce(&hub.check()?, &plan).await
+        {
+            if let Some(old) = beside::gateway(&self.config)? {
+                gateway.reload_plan(old).await?;
+            }
+            return Err(e);
+        }
         Ok(())
     }
 
@@ -349,15 +378,14 @@ impl Source for HubSource {
 
 /// Starts the broker, where the gateway's table has one.
 async fn start_broker(
-    config: &GatewayConfig,
+    plan: &GatewayPlan,
     gateway: &Gateway,
     registry: &mut Registry,
 ) -> anyhow::Result<Option<Arc<broker::Running>>> {
-    let plan = config.check()?;
     let Some(table) = &plan.broker else {
         return Ok(None);
     };
-    let started = broker::Running::start(&plan, table, gateway, registry).await;
+    let started = broker::Running::start(plan, table, gateway, registry).await;
     Ok(Some(Arc::new(started.context("the broker could not start")?)))
 }
 

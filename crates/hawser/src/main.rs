@@ -1,6 +1,7 @@
 //! The `hawser` command: reads the command line and the configuration, and wires together what the other crates do.
 
 mod admin;
+mod beside;
 mod broker;
 mod cli;
 mod command;

@@ -106,6 +106,91 @@ fn a_bad_file_changes_nothing_and_says_why() {
     assert_eq!(rules(), before + 1);
 }
 
+/// A hub and a gateway in one file. Nothing but this machine can reach the hub by the name that others know, and the way out that
+/// other hubs are reached by is closed.
+fn beside(public: &str, ports: &Ports) -> String {
+    format!(
+        "[admin]\nlisten = \"127.0.0.1:{admin}\"\n[hub]\nlisten = [\"0.0.0.0:{hub}\"]\npublic = \"{public}\"\nstate = \"hub\"\n\
+         allow = [{{ from = \"acme\", to = \"beta\", services = [\"*\"] }}]\n[gateway]\nstate = \"gateway\"\n\
+         [[gateway.carrier]]\nkind = \"connect\"\nproxy = \"127.0.0.1:1\"\n",
+        admin = ports.admin,
+        hub = ports.hub,
+    )
+}
+
+#[test]
+fn a_gateway_and_the_hub_beside_it_need_no_tokens() {
+    let m = Machine::new();
+    let ports = Ports::free();
+    let config = "hawser.toml";
+    let connected = |hub: &str| {
+        eventually(hub, || {
+            let r = m.run(&["-c", config, "status", "--json"]);
+            let status: serde_json::Value = serde_json::from_str(&r.out).ok()?;
+            let hubs = status["gateway"]["hubs"].as_array()?;
+            (hubs.len() == 1 && hubs[0]["hub"] == hub && hubs[0]["connected"] == true).then_some(())
+        });
+    };
+    m.write(config, &beside("one.invalid:8443", &ports));
+    m.run(&["-c", config, "domain", "init", "acme", "gw1"]).ok();
+    let plan = m.run(&["-c", config, "check"]).ok();
+    let expected = format!(
+        "reaches the hub one.invalid:8443 in this process, at 127.0.0.1:{}",
+        ports.hub
+    );
+    assert!(plan.contains(&expected), "{plan}");
+    let mut process = m.daemon(&["-c", config, "run"], "log");
+    connected("one.invalid:8443");
+    let r = m.run(&["-c", config, "doctor", "--json"]);
+    assert_eq!(r.code, 0, "{r:?}");
+    let token = m.run(&["-c", config, "token", "gateway"]);
+    assert_eq!(token.code, 0, "a further gateway joins by this hub: {token:?}");
+
+    // The hub is given another name.
+    m.write(config, &beside("two.invalid:8443", &ports));
+    process.signal("HUP");
+    connected("two.invalid:8443");
+    process.signal("TERM");
+    assert_eq!(process.wait(), 0);
+
+    // The domain is made anew: who is to be believed is for people to say.
+    std::fs::rename(m.path("gateway"), m.path("old")).unwrap();
+    m.run(&["-c", config, "domain", "init", "acme", "gw1"]).ok();
+    let refused = m.run(&["-c", config, "run"]);
+    assert!(
+        refused.code == 1 && refused.err.contains("hawser hub forget acme"),
+        "{refused:?}"
+    );
+    m.run(&["-c", config, "hub", "forget", "acme"]).ok();
+    let _process = m.daemon(&["-c", config, "run"], "log");
+    connected("two.invalid:8443");
+}
+
+#[test]
+fn tables_that_contradict_each_other_are_refused() {
+    let m = Machine::new();
+    let ports = Ports::free();
+    let config = "hawser.toml";
+    let good = beside("hub.example.org:8443", &ports).replace("acme", "gamma");
+    m.write(
+        config,
+        &format!("{good}[gateway.proxy]\nlisten = [\"127.0.0.1:{}\"]\n", ports.hub),
+    );
+    let refused = m.run(&["-c", config, "check"]);
+    assert!(
+        refused.code == 3 && refused.err.contains("one port serves one of them"),
+        "{refused:?}"
+    );
+
+    m.write(config, &good);
+    m.run(&["-c", config, "domain", "init", "acme", "gw1"]).ok();
+    let plan = m.run(&["-c", config, "check"]).ok();
+    assert!(
+        plan.contains("warning: no [[hub.allow]] rule names acme"),
+        "{plan}"
+    );
+}
+
 #[test]
 fn a_second_signal_ends_a_drain_at_once() {
     let m = Machine::new();

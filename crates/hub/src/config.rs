@@ -31,7 +31,8 @@ pub struct HubConfig {
     /// Where the hub keeps its identity and database; made with mode 0700 if it is missing.
     #[serde(default = "default_state")]
     pub state: PathBuf,
-    /// How gateways reach this hub, as HOST:PORT: written into the tokens that it makes.
+    /// How gateways reach this hub, as HOST:PORT: written into the tokens that it makes. A gateway in the same process takes the
+    /// first address of `listen`.
     pub public: String,
     /// On shutdown, how long sessions that are open may go on.
     #[serde(default = "default_drain", with = "humantime_serde")]

@@ -72,6 +72,19 @@ pub enum LedgerError {
         "the database holds {0:?} where a name is expected: was it written by another version of Hawser?"
     )]
     Name(String),
+    /// The gateway in the hub's process has another root than its domain was admitted with.
+    #[error(
+        "the hub has admitted domain {domain} with the root {known}, and the gateway beside it has {own}: if the domain was \
+         made anew, `hawser hub forget {domain}`; if not, give the gateway the state directory that it had"
+    )]
+    OtherRoot {
+        /// Whose.
+        domain: DomainName,
+        /// That the hub knows.
+        known: Fingerprint,
+        /// That the gateway has.
+        own: Fingerprint,
+    },
     /// A token that would live too long, or not at all.
     #[error("a token cannot live for {0:?}: expected more than none and at most 30 days")]
     Life(Duration),
@@ -110,6 +123,33 @@ pub async fn make_token(
         secret,
         expires,
     })
+}
+
+/// Admits the domain whose gateway runs in the hub's own process: who starts that process speaks for both. It says no
+/// more than a token would: a domain that is barred stays so, and a domain has one root.
+pub async fn admit_own(
+    store: &Store,
+    domain: &DomainName,
+    root: &CertificateDer<'static>,
+) -> Result<(), LedgerError> {
+    let admitted = Ledger::new(store).admitted;
+    let record = AdmittedRecord {
+        root: ByteVec::from(root.to_vec()),
+        at: UnixTime::now(),
+    };
+    match admitted.create(domain.as_str(), &record).await {
+        Ok(_) => return Ok(()),
+        Err(StoreError::Exists { .. }) => {}
+        Err(e) => return Err(e.into()),
+    }
+    match admitted.get(domain.as_str()).await? {
+        Some((known, _)) if known.root != record.root => Err(LedgerError::OtherRoot {
+            domain: domain.clone(),
+            known: Fingerprint::of_certificate(&CertificateDer::from(known.root.to_vec()))?,
+            own: Fingerprint::of_certificate(root)?,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// The domains that are admitted, by name.

@@ -34,7 +34,7 @@ pub use arbiter::{ForgetError, RegisteredMachine, forget_registered, registered}
 pub use config::{Allow, ConfigError, HubConfig, HubPlan, Limits, Publish};
 pub use hub::{Hub, HubError};
 pub use ledger::{
-    Admitted, LedgerError, MAX_TOKEN_LIFE, Subject, admitted, forget, make_token, revoke, revoked,
+    Admitted, LedgerError, MAX_TOKEN_LIFE, Subject, admit_own, admitted, forget, make_token, revoke, revoked,
 };
 pub use mailbox::{MailboxConfig, MailboxLimits, MailboxPlan};
 pub use status::{DomainStatus, GatewayStatus, HubStatus, MailboxStatus};

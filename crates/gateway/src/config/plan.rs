@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
+use hawser_identity::HubAddress;
 use hawser_proto::{
     DomainName, HostName, ServiceId, ServiceName, control::MAX_DESCRIPTION, control::MAX_SERVICES,
 };
@@ -38,6 +39,8 @@ pub struct GatewayPlan {
     pub access_log: Option<PathBuf>,
     /// Ways out in the order of preference; at least one.
     pub carriers: Vec<CarrierPlan>,
+    /// The hub in the same process, if there is one; not from this table.
+    pub beside: Option<Beside>,
     /// Where clients come in.
     pub front: FrontPlan,
     /// What is exported.
@@ -56,11 +59,27 @@ impl GatewayPlan {
         all.chain(&self.callbacks.listen).copied().collect()
     }
 
+    /// Every address that it listens on.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        let mut all = self.listening();
+        all.extend(self.broker.iter().flat_map(|b| &b.listen));
+        all
+    }
+
     /// The names that are published, with the files of their certificates and keys.
     pub(crate) fn published(&self) -> Vec<(HostName, Option<(PathBuf, PathBuf)>)> {
         let broker = self.broker.iter();
         broker.map(|b| (b.name.clone(), b.given.clone())).collect()
     }
+}
+
+/// A hub in the same process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beside {
+    /// How others reach it.
+    pub hub: HubAddress,
+    /// Where it listens, as this machine reaches it.
+    pub at: SocketAddr,
 }
 
 /// One way out.
@@ -295,6 +314,7 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
                 drain: c.drain,
                 certificate_life: c.certificate_life,
                 carriers,
+                beside: None,
                 front,
                 exports,
                 callbacks,

@@ -48,6 +48,13 @@ impl GatewayPlan {
 impl fmt::Display for GatewayPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "gateway, state in {}", self.state.display())?;
+        if let Some(beside) = &self.beside {
+            writeln!(
+                f,
+                "  reaches the hub {} in this process, at {}",
+                beside.hub, beside.at
+            )?;
+        }
         for c in &self.carriers {
             match c {
                 CarrierPlan::Direct => writeln!(f, "  way out: direct")?,

@@ -5,6 +5,7 @@ use std::{fmt::Write as _, path::Path};
 use serde_json::json;
 
 use crate::{
+    beside,
     cli::Output,
     config::ConfigErrors,
     daemon::{self, Which},
@@ -33,9 +34,10 @@ pub(super) fn run(path: &Path, output: Output) -> anyhow::Result<()> {
     if let Some(Ok(plan)) = config.hub.as_ref().map(|c| c.check()) {
         part(plan.to_string())?;
     }
-    if let Some(Ok(plan)) = config.gateway.as_ref().map(|c| c.check()) {
+    if let Some(plan) = beside::gateway(&config)? {
         part(plan.to_string())?;
-        for warning in plan.warnings() {
+        let beside = config.hub.as_ref().and_then(|hub| beside::warning(hub, &plan));
+        for warning in plan.warnings().into_iter().chain(beside) {
             part(format!("warning: {warning}"))?;
         }
     }

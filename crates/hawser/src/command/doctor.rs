@@ -9,6 +9,7 @@ use std::{path::Path, time::Duration};
 use serde::Serialize;
 
 use crate::{
+    beside,
     cli::Output,
     config::Config,
     failure::{self, Quiet},
@@ -91,7 +92,7 @@ async fn look(config: &Config, timeout: Duration, findings: &mut Findings) {
     if let Some(c) = &config.hub {
         hub::look(c, timeout, findings).await;
     }
-    let Some(c) = &config.gateway else {
+    let (Some(c), Ok(Some(plan))) = (&config.gateway, beside::gateway(config)) else {
         return;
     };
     if !local::state(&c.state, "gateway", findings) {
@@ -109,13 +110,20 @@ async fn look(config: &Config, timeout: Duration, findings: &mut Findings) {
         }
     };
     network::Network {
-        config: c,
+        plan: &plan,
         own,
         running: running.as_ref(),
         timeout,
     }
     .look(&summary, findings)
     .await;
+    if let Some(warning) = config.hub.as_ref().and_then(|hub| beside::warning(hub, &plan)) {
+        findings.warn(
+            "hub policy",
+            warning,
+            "add rules for both directions, then reload",
+        );
+    }
     local::peers(&summary, findings);
     if running.is_some() {
         local::services(&c.state, findings).await;

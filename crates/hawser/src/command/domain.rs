@@ -64,7 +64,8 @@ async fn init(config: &Path, args: InitArgs) -> anyhow::Result<()> {
         _ => Given::Nothing,
     };
     let own_key = matches!(given, Given::Nothing);
-    let gateway = state::read(config)?.and_then(|c| c.gateway).unwrap_or_default();
+    let read = state::read(config)?.unwrap_or_default();
+    let gateway = read.gateway.unwrap_or_default();
     let new = NewDomain {
         domain: args.domain,
         gateway: args.name,
@@ -85,7 +86,11 @@ async fn init(config: &Path, args: InitArgs) -> anyhow::Result<()> {
             directory.join(file::ROOT_KEY).display()
         );
     }
-    eprintln!("Next: `hawser join` with the hub's token, `hawser domain peer` for the domains to talk with.");
+    let join = match read.hub {
+        Some(_) => "`hawser run`, which joins the hub beside it",
+        None => "`hawser join` with the hub's token",
+    };
+    eprintln!("Next: {join}, `hawser domain peer` for the domains to talk with.");
     Ok(())
 }
 

@@ -1,9 +1,6 @@
 //! Looks at a hub from inside: does it answer at its own address, with its own key, and has it anybody to serve?
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::time::Duration;
 
 use hawser_hub::HubConfig;
 use hawser_identity::{Fingerprint, HubIdentity, file, tls};
@@ -12,7 +9,7 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::{Findings, local};
-use crate::{admin, failure};
+use crate::{admin, beside, failure};
 
 pub(super) async fn look(config: &HubConfig, timeout: Duration, findings: &mut Findings) {
     if !local::state(&config.state, "hub", findings) {
@@ -58,7 +55,7 @@ async fn listening(config: &HubConfig, pin: Fingerprint, timeout: Duration, find
     for address in plan.listen() {
         let check = format!("hub listens on {address}");
         let exchange = async {
-            let stream = tokio::net::TcpStream::connect(reachable(*address)).await?;
+            let stream = tokio::net::TcpStream::connect(beside::reachable(*address)).await?;
             let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
             TlsConnector::from(tls::join_client(pin)?)
                 .connect(name, stream)
@@ -133,14 +130,4 @@ async fn admitted(config: &HubConfig, findings: &mut Findings) {
             "make each a token: `hawser token hub DOMAIN`; or is a name mistyped?",
         );
     }
-}
-
-/// The address by which this machine reaches a listener of its own.
-fn reachable(listener: SocketAddr) -> SocketAddr {
-    let ip = match listener.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listener.port())
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hawser_gateway::{
     admin::Summary,
     carriers::{self, CarrierError},
-    config::{CarrierPlan, GatewayConfig},
+    config::{CarrierPlan, GatewayPlan},
 };
 use hawser_identity::{Credentials, Fingerprint, HubAddress, tls};
 use hawser_proto::control::ToGateway;
@@ -22,7 +22,7 @@ use crate::{daemon::SOFTWARE, failure};
 
 /// What the looks need to know.
 pub(super) struct Network<'a> {
-    pub(super) config: &'a GatewayConfig,
+    pub(super) plan: &'a GatewayPlan,
     pub(super) own: Credentials,
     /// Status of the gateway that runs here, if one does.
     pub(super) running: Option<&'a Value>,
@@ -33,18 +33,19 @@ impl Network<'_> {
     /// Every hub, by every way out.
     pub(super) async fn look(self, summary: &Summary, findings: &mut Findings) {
         if summary.hubs.is_empty() {
-            let advice = "get a token from the hub's operator (`hawser token hub`), then `hawser join`";
+            let advice = match self.plan.beside {
+                Some(_) => "start it once with `hawser run`: it joins the hub beside it by itself",
+                None => "get a token from the hub's operator (`hawser token hub`), then `hawser join`",
+            };
             return findings.fail("hubs", "this gateway has joined none", advice);
         }
-        let Ok(plan) = self.config.check() else {
-            return;
-        };
-        let ways = plan
+        let ways = self
+            .plan
             .carriers
             .iter()
             .map(|c| Ok((c, carriers::ways(std::slice::from_ref(c))?)))
             .collect();
-        let (ways, all): (Vec<_>, _) = match (ways, carriers::ways(&plan.carriers)) {
+        let (ways, all): (Vec<_>, _) = match (ways, carriers::of(self.plan)) {
             (Ok(ways), Ok(all)) => (ways, Arc::new(all)),
             (Err(e), _) | (_, Err(e)) => {
                 return findings.fail(
@@ -66,8 +67,12 @@ impl Network<'_> {
                 timeout: self.timeout,
             };
             let mut reached = false;
-            for (carrier, ways) in &ways {
-                reached |= look.way(carrier, ways, findings).await;
+            if self.plan.beside.as_ref().is_some_and(|b| b.hub == hub) {
+                reached = look.beside(&all, findings).await;
+            } else {
+                for (carrier, ways) in &ways {
+                    reached |= look.way(carrier, ways, findings).await;
+                }
             }
             match self.running {
                 _ if !reached => {}
@@ -104,21 +109,30 @@ impl Look<'_> {
             CarrierPlan::Direct => format!("tcp {}", self.hub),
             CarrierPlan::Connect { .. } => format!("proxy {host}:{port} to {}", self.hub),
         };
+        let advice = match carrier {
+            CarrierPlan::Direct => {
+                "does the hub run, and do this side's firewall rules let this machine connect to its port? If only a \
+                 proxy may go out: [[gateway.carrier]] with kind = \"connect\""
+            }
+            CarrierPlan::Connect { .. } => "ask the proxy's administrator to allow CONNECT to the hub",
+        };
+        self.dial(check, ways, advice, findings).await
+    }
+
+    /// The one way to a hub in the same process.
+    async fn beside(&self, ways: &Ways, findings: &mut Findings) -> bool {
+        let check = format!("tcp {}", self.hub);
+        let advice = "does the hub run? It is in the same configuration: start both with `hawser run`";
+        self.dial(check, ways, advice, findings).await
+    }
+
+    async fn dial(&self, check: String, ways: &Ways, advice: &str, findings: &mut Findings) -> bool {
         let stream = match tokio::time::timeout(self.timeout, ways.dial(self.hub)).await {
             Ok(Ok(stream)) => {
                 findings.ok(check, "connected");
                 stream
             }
             Ok(Err(e)) => {
-                let advice = match carrier {
-                    CarrierPlan::Direct => {
-                        "does the hub run, and do this side's firewall rules let this machine connect to its port? If only a \
-                         proxy may go out: [[gateway.carrier]] with kind = \"connect\""
-                    }
-                    CarrierPlan::Connect { .. } => {
-                        "ask the proxy's administrator to allow CONNECT to the hub"
-                    }
-                };
                 findings.fail(check, failure::message(&e.into()), advice);
                 return false;
             }
