@@ -6,6 +6,7 @@ pub mod http;
 pub mod python;
 pub mod raw;
 pub mod squid;
+pub mod webdav;
 
 pub use database::Postgres;
 pub use git::GitServer;
@@ -13,3 +14,4 @@ pub use http::HttpOrigin;
 pub use python::Python;
 pub use raw::RawOrigin;
 pub use squid::Squid;
+pub use webdav::WebDav;

@@ -5,6 +5,7 @@
 
 pub mod alarms;
 mod build;
+pub mod editor;
 pub mod orders;
 pub mod parcels;
 pub mod webhooks;

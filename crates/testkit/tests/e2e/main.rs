@@ -18,6 +18,7 @@ mod revocation;
 mod secrets;
 mod stacks;
 mod talk;
+mod two_nodes;
 mod twoway;
 mod ways_in;
 mod ways_out;
