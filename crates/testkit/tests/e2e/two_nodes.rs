@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::Read,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,8 +19,11 @@ use hawser_testkit::{
     pattern, wait,
     world::{PROXY_PORT, SQUID_PASSWORD, SQUID_USER},
 };
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::ways_in::browse;
 
 const DAV: u16 = 8080;
 const EDITOR: u16 = 8090;
@@ -44,7 +48,7 @@ struct TwoNodes {
 }
 
 fn possible(what: &str) -> bool {
-    gate::networks(what) && gate::programs(what, &["squid", "openssl", "apache2"])
+    gate::networks(what) && gate::programs(what, &["squid", "openssl", "apache2", "chromium"])
 }
 
 /// The second domain's whole configuration.
@@ -282,6 +286,7 @@ fn a_hosted_editor_works_on_documents_behind_the_firewall() {
         );
     }
 
+    in_a_browser(&two);
     large(&two);
     refused_at_home(&mut editor, &two);
 
@@ -292,6 +297,22 @@ fn a_hosted_editor_works_on_documents_behind_the_firewall() {
     assert_eq!(two.dav.read("minutes.txt").unwrap(), b"after the restart\n");
 
     assert_operated(&two);
+    drained(&mut two);
+}
+
+/// What a user sees who was told of the gateway by a file.
+fn in_a_browser(two: &TwoNodes) {
+    let site = &two.sites.domains[0];
+    let pac = format!(
+        "--proxy-pac-url=http://{}/proxy.pac",
+        site.gateways[0].at(PROXY_PORT)
+    );
+    let url = "http://editor.beta.hawser/";
+    let page = browse(&site.app, two.dir.path(), "browser", &[&pac], url);
+    assert!(
+        page.contains("<h1>Documents</h1>") && page.contains("minutes.txt"),
+        "{page}"
+    );
 }
 
 /// A document of some tens of MB, out, back, and unchanged.
@@ -358,6 +379,29 @@ fn assert_operated(two: &TwoNodes) {
         of_gateway.peek().is_some() && of_gateway.all(|line| line.contains(&connect)),
         "{log}"
     );
+}
+
+/// Told to end, the one process ends after what is under way: both halves stay until then.
+fn drained(two: &mut TwoNodes) {
+    // The other one is locked by a draft.
+    let plan = two.dav.read("plan.bin").unwrap();
+    two.dav.write("copy.bin", &plan).unwrap();
+    let mut given = two.user("/raw?doc=copy.bin").stream().unwrap();
+    let mut first = vec![0; 1 << 20];
+    given.out.read_exact(&mut first).unwrap();
+    let mut node = two.node.take().unwrap();
+    node.process.signal(Signal::TERM).unwrap();
+    node.process
+        .wait_for_log(wait::SOON, "draining; a second signal")
+        .unwrap();
+    let mut hash = pattern::Hash::new();
+    hash.update(&first);
+    let mut rest = Vec::new();
+    given.out.read_to_end(&mut rest).unwrap();
+    hash.update(&rest);
+    assert_eq!(given.end().unwrap().0, 0);
+    assert!(hash.finish() == pattern::hash(LARGE));
+    assert!(node.process.wait_end(SETUP).unwrap().success());
 }
 
 /// The application knows nothing of Hawser: the documents are where everybody at home has them.

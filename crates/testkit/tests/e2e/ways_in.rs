@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use hawser_testkit::{
-    Process,
+    Host, Process,
     curl::Curl,
     gate,
     origin::HttpOrigin,
     wait,
-    world::{Service, Spec, Way},
+    world::{Service, Spec},
 };
 use serde_json::Value;
 
@@ -74,7 +74,7 @@ fn a_browser_is_told_what_the_proxy_is_for() {
         answer.text()
     );
 
-    let shown = |name: &str, more: &[&str], url: &str| browse(way, world.dir(), name, more, url);
+    let shown = |name: &str, more: &[&str], url: &str| browse(way.client(), world.dir(), name, more, url);
     let pac = format!("--proxy-pac-url={file}");
     let far = shown("far", &[&pac], &way.url("web", "/"));
     assert!(
@@ -90,8 +90,8 @@ fn a_browser_is_told_what_the_proxy_is_for() {
     assert!(!without.contains("hello from"), "control: {without}");
 }
 
-/// What a browser on the client's host shows of a page.
-fn browse(way: &Way, dir: &std::path::Path, name: &str, more: &[&str], url: &str) -> String {
+/// What a browser on a host shows of a page.
+pub(crate) fn browse(host: &Host, dir: &std::path::Path, name: &str, more: &[&str], url: &str) -> String {
     let profile = format!("--user-data-dir={}", dir.join(name).display());
     let fixed = [
         "--headless",
@@ -105,7 +105,7 @@ fn browse(way: &Way, dir: &std::path::Path, name: &str, more: &[&str], url: &str
     ];
     let words: Vec<&str> = fixed.iter().chain(more).copied().chain([url]).collect();
     let log = dir.join(format!("{name}.log"));
-    let mut browser = Process::start(way.client(), "chromium", &words, &log).unwrap();
+    let mut browser = Process::start(host, "chromium", &words, &log).unwrap();
     browser.wait_end(Duration::from_secs(60)).unwrap();
     browser.log()
 }
