@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     admit::{Admitted, Door},
     call::Outcome,
+    linger::Linger,
     opening::{ClientSocket, Opening, Prefixed, read_opening},
     serve::{self, Connection},
 };
@@ -161,9 +162,9 @@ impl Bare {
 }
 
 fn bare(upgraded: Upgraded) -> Bare {
-    match upgraded.downcast::<TokioIo<Prefixed<ClientSocket>>>() {
+    match upgraded.downcast::<TokioIo<Linger<Prefixed<ClientSocket>>>>() {
         Ok(parts) => {
-            let (prefix, socket) = parts.io.into_inner().into_parts();
+            let (prefix, socket) = parts.io.into_inner().into_inner().into_parts();
             let early = match (prefix.is_empty(), parts.read_buf.is_empty()) {
                 (true, _) => parts.read_buf,
                 (false, true) => prefix,

@@ -43,6 +43,11 @@ impl<T> Linger<T> {
             lingering: None,
         }
     }
+
+    /// What was wrapped.
+    pub(super) fn into_inner(self) -> T {
+        self.io
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Linger<T> {
