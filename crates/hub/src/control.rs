@@ -25,6 +25,7 @@ use crate::{
     lives::Cut,
     refusal::Refusal,
     registry::{ConnectionId, Registered, RegistryError, Snapshot},
+    replaced::Replaced,
     shared::{ControlHandle, ListError, Party, Shared},
 };
 
@@ -34,6 +35,10 @@ const QUEUE: usize = 1024;
 /// Changes within this time after the gateway was told of one are told together: a gateway that registers all the time
 /// costs those who see it little.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// How long a connection goes on that a newer one of the same node has replaced, for the answers under way on it. Nodes
+/// close theirs themselves before.
+const OUTLIVES: Duration = Duration::from_secs(12);
 
 /// Why a control connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -96,10 +101,12 @@ async fn serve(
     let handle = ControlHandle {
         queue,
         life: living.life().clone(),
+        replaced: Replaced::default(),
         software,
         since: UnixTime::now(),
         not_after: party.proved.not_after,
     };
+    let replaced = handle.replaced.token().clone();
     let connected = match Connected::new(&shared, &party, handle) {
         Ok(connected) => connected,
         Err(error) => return error.into(),
@@ -120,6 +127,7 @@ async fn serve(
     let mut changes = shared.changes();
     let mut lists = shared.lists.subscribe();
     let (mut told, mut due) = (None::<TokioInstant>, None::<TokioInstant>);
+    let mut ends = None::<TokioInstant>;
     let mut tick = interval(PING_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let welcome = ToGateway::Welcome {
@@ -133,6 +141,11 @@ async fn serve(
         let done = tokio::select! {
             () = living.life().token().cancelled() => Err(End::Cut(living.life().why().unwrap_or(Cut::Drained))),
             () = shared.stop.cancelled() => Err(End::Stopped),
+            () = replaced.cancelled(), if ends.is_none() => {
+                ends = Some(TokioInstant::now() + OUTLIVES);
+                Ok(())
+            }
+            () = sleep_until(ends.unwrap_or_else(TokioInstant::now)), if ends.is_some() => Err(End::Cut(Cut::Replaced)),
             message = receiver.recv() => match message {
                 Ok(message) => control.hear(message).await,
                 Err(error) => Err(error.into()),
@@ -166,10 +179,17 @@ struct Connected {
 impl Connected {
     fn new(shared: &Arc<Shared>, party: &Arc<Party>, handle: ControlHandle) -> Result<Self, RegistryError> {
         let software = handle.software.clone();
-        let (connection, old) = shared.change(|s| s.registry.connect(&party.id, handle))?;
+        let new = handle.replaced.clone();
+        let (connection, old) = shared.change(|s| {
+            let (connection, old) = s.registry.connect(&party.id, handle)?;
+            if let Some(old) = &old {
+                new.follows(old.life.clone());
+            }
+            Ok::<_, RegistryError>((connection, old))
+        })?;
         let replaced = old.is_some();
         if let Some(old) = old {
-            old.life.cut(Cut::Replaced);
+            old.replaced.now();
         }
         tracing::info!(id = %party.id, %software, replaced, "gateway connected");
         Ok(Self {
@@ -260,7 +280,11 @@ impl Control {
         let (shared, id) = (&self.connected.shared, &self.connected.party.id);
         tracing::debug!(%id, services = what.services.len(), issuer = what.issuer, draining = what.draining, "registration");
         let connection = self.connected.connection;
-        let conflicts = shared.change(|s| s.registry.register(id, connection, what))?;
+        let conflicts = match shared.change(|s| s.registry.register(id, connection, what)) {
+            // What the newer connection says counts; this one still has answers to carry.
+            Err(RegistryError::Replaced) => return Ok(()),
+            conflicts => conflicts?,
+        };
         for service in conflicts {
             tracing::warn!(%id, %service, "another gateway of the domain registers this service with another protocol: only one of the two is routed to");
         }

@@ -24,6 +24,7 @@ pub mod policy;
 pub mod publish;
 mod refusal;
 pub mod registry;
+mod replaced;
 mod shared;
 mod status;
 mod switch;

@@ -26,6 +26,7 @@ use crate::{
     lives::{Cut, Life, Lives, Parties},
     mailbox::Mailbox,
     metrics::Metrics,
+    replaced::Replaced,
     switch::Switch,
     visit::Visitors,
 };
@@ -65,6 +66,7 @@ pub(crate) struct ControlHandle {
     /// Bounded: a gateway that does not read is busy, and gets no sessions.
     pub(crate) queue: mpsc::Sender<ToGateway>,
     pub(crate) life: Life,
+    pub(crate) replaced: Replaced,
     pub(crate) software: Arc<str>,
     pub(crate) since: UnixTime,
     pub(crate) not_after: UnixTime,

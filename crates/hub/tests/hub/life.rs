@@ -17,12 +17,18 @@ async fn a_second_control_connection_replaces_the_first() {
     let mut first = rig.gateway(&beta, "b1", &["orders"]).await;
     a.sees(&["orders.beta"]).await;
     let mut second = rig.gateway(&beta, "b1", &["orders", "ledger"]).await;
-    within(first.closed()).await;
     a.sees(&["ledger.beta", "orders.beta"]).await;
     assert_eq!(rig.hub.status().gateways.len(), 2);
     // The end of the first took nothing from the second.
     let (mut left, mut right) = pair(&mut a, &mut second).await;
     alive(&mut left, &mut right).await;
+    // What was under way on the first is answered, and what it registers counts no more.
+    first.register(&["stale"]).await;
+    // One outlives the newest, not more.
+    let third = rig.gateway(&beta, "b1", &["last"]).await;
+    within(first.closed()).await;
+    a.sees(&["last.beta"]).await;
+    drop(third);
 }
 
 #[tokio::test]
