@@ -11,21 +11,21 @@ use std::{
 use hawser_proto::{
     Role, UnixTime, VERSION,
     arbiter::{Answer, Ask, Denial},
-    control::{DEAD_AFTER, PING_EVERY, Publishing, Target, ToGateway, ToHub},
+    control::{DEAD_AFTER, PING_EVERY, Publishing, RETIRE_AFTER, Target, ToGateway, ToHub},
 };
 use hawser_session::hop::{ControlReceiver, ControlSender, HopError};
 use tokio::{
     sync::mpsc,
     time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     arbiter::{Asker, Places},
     ledger::KnownList,
-    lives::Cut,
+    lives::{Cut, Life},
     refusal::Refusal,
     registry::{ConnectionId, Registered, RegistryError, Snapshot},
-    replaced::Replaced,
     shared::{ControlHandle, ListError, Party, Shared},
 };
 
@@ -36,9 +36,8 @@ const QUEUE: usize = 1024;
 /// costs those who see it little.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// How long a connection goes on that a newer one of the same node has replaced, for the answers under way on it. Nodes
-/// close theirs themselves before.
-const OUTLIVES: Duration = Duration::from_secs(12);
+/// How long a replaced connection goes on at most: its node closes it before.
+const OUTLIVES: Duration = RETIRE_AFTER.saturating_add(Duration::from_secs(2));
 
 /// Why a control connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -101,12 +100,12 @@ async fn serve(
     let handle = ControlHandle {
         queue,
         life: living.life().clone(),
-        replaced: Replaced::default(),
+        replaced: CancellationToken::new(),
         software,
         since: UnixTime::now(),
         not_after: party.proved.not_after,
     };
-    let replaced = handle.replaced.token().clone();
+    let replaced = handle.replaced.clone();
     let connected = match Connected::new(&shared, &party, handle) {
         Ok(connected) => connected,
         Err(error) => return error.into(),
@@ -143,6 +142,7 @@ async fn serve(
             () = shared.stop.cancelled() => Err(End::Stopped),
             () = replaced.cancelled(), if ends.is_none() => {
                 ends = Some(TokioInstant::now() + OUTLIVES);
+                control.connected.end_before();
                 Ok(())
             }
             () = sleep_until(ends.unwrap_or_else(TokioInstant::now)), if ends.is_some() => Err(End::Cut(Cut::Replaced)),
@@ -170,33 +170,39 @@ async fn serve(
 }
 
 /// A place in the registry, left when it is dropped.
+///
+/// A node that renews its certificate makes its next connection before it breaks the last one, and answers are under way on
+/// the last one meanwhile: one lost there leaves a host in doubt whether the register was changed. So the connection that this
+/// one replaced goes on for a while, but ends when this one is itself replaced or ends: a node holds two at most.
 struct Connected {
     shared: Arc<Shared>,
     party: Arc<Party>,
     connection: ConnectionId,
+    /// The connection that this one replaced.
+    before: Option<Life>,
 }
 
 impl Connected {
     fn new(shared: &Arc<Shared>, party: &Arc<Party>, handle: ControlHandle) -> Result<Self, RegistryError> {
         let software = handle.software.clone();
-        let new = handle.replaced.clone();
-        let (connection, old) = shared.change(|s| {
-            let (connection, old) = s.registry.connect(&party.id, handle)?;
-            if let Some(old) = &old {
-                new.follows(old.life.clone());
-            }
-            Ok::<_, RegistryError>((connection, old))
-        })?;
-        let replaced = old.is_some();
-        if let Some(old) = old {
-            old.replaced.now();
-        }
-        tracing::info!(id = %party.id, %software, replaced, "gateway connected");
+        let (connection, old) = shared.change(|s| s.registry.connect(&party.id, handle))?;
+        let before = old.map(|old| {
+            old.replaced.cancel();
+            old.life
+        });
+        tracing::info!(id = %party.id, %software, replaced = before.is_some(), "gateway connected");
         Ok(Self {
             shared: shared.clone(),
             party: party.clone(),
             connection,
+            before,
         })
+    }
+
+    fn end_before(&mut self) {
+        if let Some(before) = self.before.take() {
+            before.cut(Cut::Replaced);
+        }
     }
 }
 
@@ -204,6 +210,7 @@ impl Drop for Connected {
     fn drop(&mut self) {
         self.shared
             .change(|s| s.registry.disconnect(&self.party.id, self.connection));
+        self.end_before();
     }
 }
 

@@ -24,7 +24,6 @@ pub mod policy;
 pub mod publish;
 mod refusal;
 pub mod registry;
-mod replaced;
 mod shared;
 mod status;
 mod switch;

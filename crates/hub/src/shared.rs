@@ -26,7 +26,6 @@ use crate::{
     lives::{Cut, Life, Lives, Parties},
     mailbox::Mailbox,
     metrics::Metrics,
-    replaced::Replaced,
     switch::Switch,
     visit::Visitors,
 };
@@ -66,7 +65,8 @@ pub(crate) struct ControlHandle {
     /// Bounded: a gateway that does not read is busy, and gets no sessions.
     pub(crate) queue: mpsc::Sender<ToGateway>,
     pub(crate) life: Life,
-    pub(crate) replaced: Replaced,
+    /// Cancelled when a newer connection of the same node has taken the place of this one.
+    pub(crate) replaced: CancellationToken,
     pub(crate) software: Arc<str>,
     pub(crate) since: UnixTime,
     pub(crate) not_after: UnixTime,

@@ -20,6 +20,8 @@ pub const MAX_DESCRIPTION: usize = 256;
 pub const PING_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
 /// Silence after which either side takes the control connection for dead.
 pub const DEAD_AFTER: std::time::Duration = std::time::Duration::from_secs(15);
+/// How long a node keeps a control connection open that it has replaced, for the answers under way on it.
+pub const RETIRE_AFTER: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// How a service is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode, serde::Serialize)]

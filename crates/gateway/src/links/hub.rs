@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use hawser_proto::{
     DomainName, Fault, HostName, UnixTime,
     arbiter::{Answer, Ask},
-    control::{DEAD_AFTER, Publishing, Route, Target, ToGateway, ToHub},
+    control::{DEAD_AFTER, Publishing, RETIRE_AFTER, Route, Target, ToGateway, ToHub},
     hop::Ticket,
 };
 use hawser_session::hop::{ControlReceiver, ControlSender, HopClient, HopError};
@@ -45,8 +45,6 @@ const BACKOFF: (Duration, Duration, Duration) = (
     Duration::from_secs(30),
     Duration::from_secs(10),
 );
-/// How long a connection that was replaced goes on, for what is under way on it.
-const RETIRE_AFTER: Duration = Duration::from_secs(10);
 
 /// Where a hub's news go. Calls return at once.
 pub(crate) trait Sink: Send + Sync + 'static {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use hawser_hub::HubError;
-use hawser_proto::control::{DEAD_AFTER, PING_EVERY, ToGateway};
+use hawser_proto::control::{DEAD_AFTER, PING_EVERY, RETIRE_AFTER, ToGateway};
 use hawser_session::hop::HopError;
 use tokio::net::TcpStream;
 
@@ -16,19 +16,28 @@ async fn a_second_control_connection_replaces_the_first() {
     let mut a = rig.gateway(&acme, "a1", &[]).await;
     let mut first = rig.gateway(&beta, "b1", &["orders"]).await;
     a.sees(&["orders.beta"]).await;
+    let begin = Instant::now();
     let mut second = rig.gateway(&beta, "b1", &["orders", "ledger"]).await;
     a.sees(&["ledger.beta", "orders.beta"]).await;
     assert_eq!(rig.hub.status().gateways.len(), 2);
-    // The end of the first took nothing from the second.
     let (mut left, mut right) = pair(&mut a, &mut second).await;
     alive(&mut left, &mut right).await;
-    // What was under way on the first is answered, and what it registers counts no more.
+    // The first is still answered, and what it registers counts no more.
     first.register(&["stale"]).await;
     // One outlives the newest, not more.
     let third = rig.gateway(&beta, "b1", &["last"]).await;
     within(first.closed()).await;
     a.sees(&["last.beta"]).await;
+    // The end of the first took nothing from the others.
+    alive(&mut left, &mut right).await;
+    // Whoever has replaced one takes it along.
     drop(third);
+    within(second.closed()).await;
+    a.sees(&[]).await;
+    assert!(
+        begin.elapsed() < RETIRE_AFTER,
+        "their own time ended none of them"
+    );
 }
 
 #[tokio::test]
