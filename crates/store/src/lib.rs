@@ -10,6 +10,8 @@ pub mod conformance;
 mod error;
 mod group;
 pub mod mailbox;
+mod owner;
+pub mod spool;
 mod sqlite;
 
 use std::{marker::PhantomData, path::Path, sync::Arc};
@@ -61,6 +63,10 @@ impl std::fmt::Debug for Store {
         f.write_str("Store")
     }
 }
+
+/// An answer that comes when what was done is on disk. The call is in line from the moment it was made, whether or not the
+/// answer is awaited.
+pub type Reply<T> = BoxFuture<'static, Result<T, StoreError>>;
 
 /// What can be kept in a bucket: anything that is CBOR without a context.
 pub trait Value: Encode<()> + for<'b> Decode<'b, ()> {}

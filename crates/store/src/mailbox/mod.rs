@@ -11,16 +11,13 @@ mod sqlite;
 
 use std::{path::Path, sync::Arc};
 
-pub use crate::BoxFuture;
 use crate::StoreError;
+pub use crate::{BoxFuture, Reply};
 
 /// By which a device is known: random, and unique over all domains.
 pub type Handle = [u8; 16];
 /// Contents of an envelope or a skip record.
 pub type Body = Arc<[u8]>;
-/// An answer that comes when what was done is on disk. The call is in line from the moment it was made, whether or not the
-/// answer is awaited.
-pub type Reply<T> = BoxFuture<'static, Result<T, StoreError>>;
 
 /// Largest number of an envelope that can be kept.
 pub const MAX_SEQUENCE: u64 = i64::MAX as u64;
