@@ -215,11 +215,15 @@ fn bytes_of(registers: &user_regs_struct) -> Vec<u8> {
     bytes.to_vec()
 }
 
+/// How long a disk may keep threads from being stopped.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// So many injections, one thread after the other; says how often each kind of place was met.
 fn inject_all_over(process: &Process, times: usize) -> std::collections::BTreeMap<Was, usize> {
     let tools = Tools::find(process).unwrap();
     let mut met = std::collections::BTreeMap::new();
     let mut held = Vec::new();
+    let (began, mut stuck) = (Instant::now(), 0);
     while held.len() < times {
         for tid in threads(process).unwrap() {
             match inject(&tools, tid) {
@@ -228,6 +232,8 @@ fn inject_all_over(process: &Process, times: usize) -> std::collections::BTreeMa
                     held.push(time);
                 }
                 Err(InjectError::Gone) if process.is_alive() => {} // threads of a pool come and go
+                // One that waits in the kernel for a busy disk: another one is taken in its place, in earnest as here.
+                Err(InjectError::Stuck) if began.elapsed() < PATIENCE => stuck += 1,
                 Err(e) => panic!("{e}"),
             }
         }
@@ -235,7 +241,7 @@ fn inject_all_over(process: &Process, times: usize) -> std::collections::BTreeMa
     held.sort_unstable();
     let (median, worst) = (held[held.len() / 2], held[held.len() - 1]);
     eprintln!(
-        "{} injections, {met:?}; a thread held for {median:?}, at worst {worst:?}",
+        "{} injections, {met:?}; a thread held for {median:?}, at worst {worst:?}; {stuck} times one could not be stopped",
         held.len()
     );
     met
