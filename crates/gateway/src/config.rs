@@ -5,6 +5,7 @@ mod broker;
 mod callbacks;
 mod interface;
 mod plan;
+mod queue;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use plan::{
     Beside, CarrierPlan, ConfigError, ExportPlan, FrontPlan, GatewayPlan, HealthPlan, ImportPlan, OriginPlan,
     OriginUrl,
 };
+pub use queue::{QueueConfig, QueuePlan};
 
 /// `[gateway]`: joins this machine's domain to others through one or more hubs.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -212,6 +214,9 @@ pub struct ExportConfig {
     /// How the service's health is checked. Default: not at all; it counts as healthy.
     #[serde(default)]
     pub health: Option<HealthConfig>,
+    /// Messages that are accepted now and delivered when the service is there. Default: none.
+    #[serde(default)]
+    pub queue: Option<QueueConfig>,
     /// Who may do what. A call is allowed if one rule allows it. Default: nobody, nothing.
     #[serde(default)]
     pub allow: Vec<AllowConfig>,

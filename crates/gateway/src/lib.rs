@@ -3,7 +3,7 @@
 //!
 //! `front` takes calls from clients and gives them to [`seam::Links`]; `links` carries them to the exporting gateway; there
 //! `links` hands them to [`seam::Exports`], which `export` implements. `front` and `export` know nothing of sessions, and
-//! `links` knows nothing of proxies and origins.
+//! `links` knows nothing of proxies and origins. `spool` keeps what is to be delivered later.
 
 mod access_log;
 pub mod admin;
@@ -20,6 +20,7 @@ pub mod links;
 pub mod problem;
 pub mod runtime;
 pub mod seam;
+pub mod spool;
 pub mod stream;
 pub mod websocket;
 

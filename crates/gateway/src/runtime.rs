@@ -6,11 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
 use hawser_identity::{Credentials, IdentityError};
 use hawser_proto::{Fault, ServiceId};
 use hawser_store::{Store, StoreError};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -35,6 +37,7 @@ use crate::{
         status::LinksStatus,
     },
     seam::Links,
+    spool::{self, Spool, admin::Order},
 };
 
 /// A gateway that runs until it is dropped. To end it well, [`Gateway::drain`] it first.
@@ -42,6 +45,7 @@ pub struct Gateway {
     plan: Mutex<GatewayPlan>,
     exporter: Exporter,
     callbacks: Callbacks,
+    spool: Spool,
     metrics: CallMetrics,
     front: Front,
     ingress: Arc<Ingress>,
@@ -98,8 +102,23 @@ pub struct GatewayStatus {
     pub services: usize,
     /// Services that it exports: name and whether it is healthy.
     pub exports: Vec<ExportStatus>,
+    /// Messages that wait to be delivered, by queue.
+    pub queues: Vec<QueueStatus>,
     /// What the hubs say of the names that it publishes.
     pub published: Vec<PublishedStatus>,
+}
+
+/// A queue of messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QueueStatus {
+    /// The exported service, or `hawser-callbacks`.
+    pub queue: String,
+    /// Messages that wait.
+    pub waiting: u64,
+    /// Messages that were given up.
+    pub dead: u64,
+    /// Bytes of both.
+    pub bytes: u64,
 }
 
 /// An exported service.
@@ -146,7 +165,10 @@ impl Gateway {
             Keys::new(&store).ensure().await.map_err(Box::new)?;
         }
         let callbacks = Callbacks::start(id.clone(), &plan, &store).await?;
+        let spool = Spool::open(&plan.state, spool::Metrics::register(registry)).await?;
+        spool.reload(plan.queues());
         let exporter = Exporter::start(id.clone(), &plan.exports, callbacks.clone(), metrics.clone())?;
+        exporter.queue(spool.clone());
         let own = own.shared();
         let ingress = Ingress::new(own.clone(), &plan.published())?;
         let settings = Settings {
@@ -171,6 +193,7 @@ impl Gateway {
             plan: Mutex::new(plan),
             exporter,
             callbacks,
+            spool,
             metrics,
             front,
             ingress,
@@ -207,6 +230,7 @@ impl Gateway {
             return Err(error.into());
         }
         self.tunnel.reload(other_ways, plan.certificate_life).await?;
+        self.spool.reload(plan.queues());
         self.ingress.apply(published);
         self.metrics.log_to(log);
         plan.warnings().iter().for_each(|warning| warn!("{warning}"));
@@ -225,6 +249,7 @@ impl Gateway {
         if !self.tunnel.quiet(deadline).await {
             warn!("some calls were still under way at the end of the draining time; they are cut");
         }
+        self.spool.drain(left()).await;
         self.exporter.drain(left()).await;
         self.tunnel.stop();
         info!("drained");
@@ -242,10 +267,18 @@ impl Gateway {
                 healthy: r.healthy,
             })
             .collect();
+        let totals = self.spool.totals();
+        let queues = totals.iter().map(|t| QueueStatus {
+            queue: t.queue.to_string(),
+            waiting: t.waiting,
+            dead: t.dead,
+            bytes: t.bytes,
+        });
         GatewayStatus {
             links: self.tunnel.status(),
             services: self.services().len(),
             exports,
+            queues: queues.collect(),
             published: self.ingress.status(),
         }
     }
@@ -264,6 +297,12 @@ impl Gateway {
     /// The last exchanges of each service.
     pub fn exchanges(&self) -> Vec<Exchange> {
         self.metrics.inspector().exchanges()
+    }
+
+    /// What an operator asks of the messages that wait, or does with them; none when the path says nothing of them. Not cancel safe:
+    /// what was ordered may be done in part.
+    pub fn queue(&self, path: &str, question: Value) -> Option<BoxFuture<'static, Result<Value, String>>> {
+        Order::of(path).map(|order| self.spool.clone().asked(order, question))
     }
 
     /// Whether calls can be expected to work: some hub is connected, or none has been joined yet.

@@ -10,6 +10,7 @@ pub(crate) mod domain;
 pub(crate) mod hub;
 pub(crate) mod machines;
 pub(crate) mod people;
+pub(crate) mod queue;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -180,6 +181,18 @@ Examples:
   hawser inspect orders --last 5
   hawser inspect --json | jq '.[] | select(.status >= 500)'")]
     Inspect(calls::InspectArgs),
+    /// Shows messages that wait to be delivered or were given up, replays and discards them.
+    #[command(
+        subcommand,
+        after_help = "\
+These ask the gateway that runs on this machine.
+
+Examples:
+  hawser queue list --state dead
+  hawser queue show 5b1f
+  hawser queue replay --all --queue orders"
+    )]
+    Queue(queue::QueueCommand),
     /// Tries rules for calls back, and changes the secret that seals their addresses.
     #[command(subcommand)]
     Callbacks(calls::CallbacksCommand),

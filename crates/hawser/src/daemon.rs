@@ -415,7 +415,7 @@ impl Source for GatewaySource {
 
     fn act(&self, path: &str, body: Value) -> Option<BoxFuture<'static, Result<Value, String>>> {
         if path != "/interface" {
-            return None;
+            return self.0.queue(path, body);
         }
         let gateway = self.0.clone();
         Some(Box::pin(async move {

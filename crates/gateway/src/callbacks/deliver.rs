@@ -7,10 +7,10 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use hawser_callback::{Address, AddressError, CapabilityError, Grant, Report};
 use hawser_proto::{Fault, NodeId, Place, UnixTime};
 use http::{Request, Response, Uri, uri::Scheme};
-use hyper::body::Incoming;
 use tokio::{net::lookup_host, time::timeout};
 use tracing::debug;
 
@@ -25,7 +25,7 @@ use crate::{
     calls::Side,
     config::{CallbacksPlan, HostHeader, OriginUrl, OriginVersion},
     export::{Context, forward, origin::Origin, patience::Progress},
-    seam::{Body, OPEN},
+    seam::{Body, BoxError, OPEN},
 };
 
 /// Most addresses to whom connections are kept.
@@ -65,26 +65,21 @@ impl Origins {
 
 impl Callbacks {
     /// Delivers a call back that the proved gateway `peer` passed on; what was seen in it goes to `seen`.
-    pub(crate) async fn deliver(
+    /// Its address had to be good at the time `at`.
+    pub(crate) async fn deliver<B>(
         &self,
         cx: &Context,
         peer: &NodeId,
-        request: Request<Incoming>,
+        request: Request<B>,
+        at: UnixTime,
         seen: &mut Report,
-    ) -> Result<Response<Body>, Fault> {
+    ) -> Result<Response<Body>, Fault>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let plan = self.0.plan.load_full();
-        if !plan.enabled {
-            return Err(refused(
-                403,
-                "callbacks-off",
-                "calls back to this domain are turned off",
-                "set enabled = true in [gateway.callbacks]",
-            ));
-        }
-        let called = match request.headers().contains_key(OPEN) {
-            true => self.open(&plan, peer, request.uri())?,
-            false => self.sealed(&plan, peer, request.uri()).await?,
-        };
+        let called = self.called(peer, &request, at).await?;
         let url = origin_url(&called.address)?;
         let ip = self.find(&plan, &called, &url).await?;
         debug!(%peer, to = %url, sealed = called.capability.is_some(), "delivering a call back");
@@ -118,8 +113,36 @@ impl Callbacks {
         Ok(forward::pass(cx, response))
     }
 
+    /// Whom a call back is for, if it may be made and its address was good at the time `at`.
+    pub(crate) async fn called<B>(
+        &self,
+        peer: &NodeId,
+        request: &Request<B>,
+        at: UnixTime,
+    ) -> Result<Called, Fault> {
+        let plan = self.0.plan.load_full();
+        if !plan.enabled {
+            return Err(refused(
+                403,
+                "callbacks-off",
+                "calls back to this domain are turned off",
+                "set enabled = true in [gateway.callbacks]",
+            ));
+        }
+        match request.headers().contains_key(OPEN) {
+            true => self.open(&plan, peer, request.uri()),
+            false => self.sealed(&plan, peer, request.uri(), at).await,
+        }
+    }
+
     /// An address that was sealed here.
-    async fn sealed(&self, plan: &CallbacksPlan, peer: &NodeId, uri: &Uri) -> Result<Called, Fault> {
+    async fn sealed(
+        &self,
+        plan: &CallbacksPlan,
+        peer: &NodeId,
+        uri: &Uri,
+        now: UnixTime,
+    ) -> Result<Called, Fault> {
         let (named, appended) = path::capability(uri.path(), &self.0.own.domain).ok_or_else(malformed)?;
         let sealed = match (Token::parse(named), &self.0.shared) {
             (Some(token), Some(shared)) => shared.whole(token).await.ok_or_else(unknown)?,
@@ -129,7 +152,6 @@ impl Callbacks {
         let grant = grant
             .and_then(|g| g.for_peer(&peer.domain).map(|()| g))
             .map_err(|e| not_opened(&e))?;
-        let now = UnixTime::now();
         match self
             .0
             .shared
@@ -234,8 +256,8 @@ impl Callbacks {
 }
 
 /// What is called.
-struct Called {
-    address: Address,
+pub(crate) struct Called {
+    pub(crate) address: Address,
     /// Where its host is, unless it is a listed name.
     pin: Option<IpAddr>,
     /// What its name may lead to, besides what the plan says.

@@ -41,7 +41,7 @@ pub use end::{EndError, end};
 pub use keys::rotate;
 
 use self::{deliver::Origins, end::Orders, keys::Keys, shared::Shared};
-use crate::config::{CallbackMode, CallbackRule, CallbacksPlan, GatewayPlan};
+use crate::config::{CallbackMode, CallbackRule, CallbacksPlan, GatewayPlan, QueuePlan};
 
 /// Calls back through one gateway. Cheap to clone.
 #[derive(Clone)]
@@ -111,6 +111,12 @@ impl Callbacks {
     /// Whether calls back to clients here are taken.
     pub(crate) fn is_on(&self) -> bool {
         self.0.plan.load().enabled
+    }
+
+    /// Calls back that are delivered later, if any.
+    pub(crate) fn queue(&self) -> Option<QueuePlan> {
+        let plan = self.0.plan.load();
+        plan.queue.clone().filter(|_| plan.enabled)
     }
 
     /// What the gateways of the domain know together.

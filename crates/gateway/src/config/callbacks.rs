@@ -13,6 +13,7 @@ use hawser_proto::{DomainName, ServiceId};
 use super::{
     loopback,
     plan::{Complaints, OriginUrl, listen},
+    queue::{self, QueueConfig, QueuePlan},
 };
 use crate::callbacks::targets::{Target, Targets};
 
@@ -53,6 +54,8 @@ pub struct CallbacksConfig {
     pub response_timeout: Duration,
     /// `[[gateway.callbacks.rule]]`: what messages to a service hold. Default: SOAP alone, for every service.
     pub rule: Vec<CallbackRuleConfig>,
+    /// `[gateway.callbacks.queue]`: calls back that are accepted now and delivered when the client is there. Default: none.
+    pub queue: Option<QueueConfig>,
 }
 
 impl Default for CallbacksConfig {
@@ -69,6 +72,7 @@ impl Default for CallbacksConfig {
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
             rule: Vec::new(),
+            queue: None,
         }
     }
 }
@@ -179,6 +183,8 @@ pub struct CallbacksPlan {
     pub response_timeout: Duration,
     /// By service; `None` is the rule for all others.
     pub rules: Vec<(Option<ServiceId>, Arc<CallbackRule>)>,
+    /// Calls back that are delivered later, if any.
+    pub queue: Option<QueuePlan>,
 }
 
 impl Default for CallbacksPlan {
@@ -196,6 +202,7 @@ impl Default for CallbacksPlan {
             connect_timeout: c.connect_timeout,
             response_timeout: c.response_timeout,
             rules: Vec::new(),
+            queue: None,
         }
     }
 }
@@ -291,7 +298,12 @@ pub(super) fn check(
         }
         rules.push(rule);
     }
+    let queue = match &c.queue {
+        Some(q) => Some(queue::check("gateway.callbacks.queue", q, bad)?),
+        None => None,
+    };
     Some(CallbacksPlan {
+        queue,
         enabled: c.enabled,
         base,
         listen,

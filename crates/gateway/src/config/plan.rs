@@ -1,6 +1,14 @@
 //! A checked configuration: values parsed, defaults filled in, contradictions refused.
 
-use std::{collections::HashSet, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use hawser_identity::HubAddress;
 use hawser_proto::{
@@ -15,6 +23,7 @@ use super::{
     broker::{self, BrokerPlan},
     callbacks::{self, CallbacksPlan},
     interface::{self, InterfacePlan},
+    queue::{self, QueuePlan},
 };
 use crate::{callbacks::targets::Targets, export::policy::Policy, front::target::Suffix};
 
@@ -64,6 +73,18 @@ impl GatewayPlan {
         let mut all = self.listening();
         all.extend(self.broker.iter().flat_map(|b| &b.listen));
         all
+    }
+
+    /// The queues that there are, by their names.
+    pub(crate) fn queues(&self) -> HashMap<Arc<str>, QueuePlan> {
+        let exports = self
+            .exports
+            .iter()
+            .filter_map(|e| Some((e.name.as_str().into(), e.queue.clone()?)));
+        let callbacks = self.callbacks.queue.clone();
+        exports
+            .chain(callbacks.map(|q| (ServiceName::CALLBACKS.into(), q)))
+            .collect()
     }
 
     /// The names that are published, with the files of their certificates and keys.
@@ -147,6 +168,8 @@ pub struct ExportPlan {
     pub interface: Option<InterfacePlan>,
     /// How its health is checked, if at all.
     pub health: Option<HealthPlan>,
+    /// Messages that are delivered later, if any.
+    pub queue: Option<QueuePlan>,
     /// Who may do what.
     pub policy: Policy,
     /// Longest wait for a connection.
@@ -511,6 +534,14 @@ fn one_export(i: usize, c: &ExportConfig, bad: &mut Complaints) -> Option<Export
         )?),
         None => None,
     };
+    let queue = match &c.queue {
+        Some(_) if c.http.is_none() => {
+            bad.add(&format!("{key}.queue"), "is for http exports: leave it out");
+            None
+        }
+        Some(q) => Some(queue::check(&format!("{key}.queue"), q, bad)?),
+        None => None,
+    };
     if c.description.len() > MAX_DESCRIPTION {
         bad.add(
             &format!("{key}.description"),
@@ -536,6 +567,7 @@ fn one_export(i: usize, c: &ExportConfig, bad: &mut Complaints) -> Option<Export
         description: c.description.clone(),
         interface,
         health,
+        queue,
         policy: policy?,
         connect_timeout: c.connect_timeout,
     })

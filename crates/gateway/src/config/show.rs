@@ -93,6 +93,12 @@ impl fmt::Display for GatewayPlan {
             for rule in e.policy.rules() {
                 writeln!(f, "    allow {rule}")?;
             }
+            if let Some(queue) = &e.queue {
+                writeln!(f, "    queue {queue}")?;
+            }
+        }
+        if let Some(queue) = &self.callbacks.queue {
+            writeln!(f, "  calls back: queue {queue}")?;
         }
         if let Some(b) = &self.broker {
             let shown = match b.given {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hawser_proto::{Fault, NodeId, Place};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
@@ -22,19 +23,23 @@ use crate::{
     calls::Side,
     config::{HostHeader, OriginPlan},
     headers::{add_forwarded, remove_one_hop, remove_own},
-    seam::Body,
+    seam::{Body, BoxError},
     websocket::Upgrade,
 };
 
 /// Serves a call that the proved gateway `peer` made. `Err` is answered as a fault.
-pub(super) async fn serve(
+pub(super) async fn serve<B>(
     cx: &Context,
     callbacks: &Callbacks,
     export: &Arc<Export>,
     peer: &NodeId,
-    mut request: Request<Incoming>,
+    mut request: Request<B>,
     answered: upgrade::Answered,
-) -> Result<Response<Body>, Fault> {
+) -> Result<Response<Body>, Fault>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
     let (origin, response_timeout) = match &export.kind {
         Kind::Http {
             origin,
@@ -86,11 +91,7 @@ pub(super) async fn serve(
 }
 
 /// What can be had of clients: how they are called back.
-async fn clients(
-    export: &Export,
-    peer: &NodeId,
-    request: &Request<Incoming>,
-) -> Result<Response<Body>, Fault> {
+async fn clients<B>(export: &Export, peer: &NodeId, request: &Request<B>) -> Result<Response<Body>, Fault> {
     let (method, path) = (request.method(), request.uri().path());
     export
         .plan
@@ -103,10 +104,10 @@ async fn clients(
 }
 
 /// The service's registered description.
-async fn described(
+async fn described<B>(
     export: &Export,
     origin: Option<&Origin>,
-    request: &Request<Incoming>,
+    request: &Request<B>,
 ) -> Result<Response<Body>, Fault> {
     match (&export.interface, request.uri().authority()) {
         (Some(interface), Some(authority)) if *request.method() == Method::GET => {

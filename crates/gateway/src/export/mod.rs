@@ -8,12 +8,13 @@ pub mod origin;
 pub mod path;
 pub(crate) mod patience;
 pub mod policy;
+mod queue;
 mod upgrade;
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -36,6 +37,7 @@ use self::{
     dial::{ConnectorError, dial},
     interface::Interface,
     origin::Origin,
+    queue::Kept,
 };
 use crate::{
     callbacks::{self, Callbacks, answers::Asked},
@@ -44,6 +46,7 @@ use crate::{
     headers::{Pseudonym, fresh_request_id, parse_request_id},
     problem::{Asker, answer},
     seam::{Body, Exports, FAULT, REQUEST_ID, SERVICE},
+    spool::Spool,
 };
 
 /// The services that this gateway exports. Cheap to clone.
@@ -53,6 +56,8 @@ pub struct Exporter(Arc<Inner>);
 struct Inner {
     cx: Context,
     callbacks: Callbacks,
+    /// What is delivered later; none until it is known.
+    spool: OnceLock<Spool>,
     table: ArcSwap<BTreeMap<ServiceName, Arc<Export>>>,
     registrations: watch::Sender<Vec<Registration>>,
 }
@@ -127,6 +132,7 @@ impl Exporter {
                 cut,
             },
             callbacks,
+            spool: OnceLock::new(),
             table: ArcSwap::default(),
             registrations: watch::Sender::new(Vec::new()),
         }));
@@ -157,6 +163,14 @@ impl Exporter {
             self.watch(&export);
         }
         Ok(())
+    }
+
+    /// Keeps in `spool` from now on what queues take, and delivers it. To be called once.
+    pub(crate) fn queue(&self, spool: Spool) {
+        if self.0.spool.set(spool.clone()).is_ok() {
+            let by: Weak<Inner> = Arc::downgrade(&self.0);
+            spool.run(by);
+        }
     }
 
     /// Waits at most `wait` for the streams of upgraded calls, then cuts them. Not cancel safe: the rest stays uncut.
@@ -222,10 +236,14 @@ impl Inner {
             request.method().clone(),
             what,
         );
+        if let Some(state) = self.state(&peer, &request).await {
+            let response = state.unwrap_or_else(|fault| faulty(&fault, id, asker));
+            return call.follow(response, None);
+        }
         if service.as_ref().is_some_and(ServiceName::is_callbacks) {
             call.service(ServiceName::CALLBACKS);
             let mut seen = Report::default();
-            let delivered = self.callbacks.deliver(&self.cx, &peer, request, &mut seen).await;
+            let delivered = self.back(&peer, id, request, &mut seen).await;
             call.seen(&seen);
             let response = delivered.unwrap_or_else(|fault| faulty(&fault, id, asker));
             return call.follow(response, None);
@@ -239,7 +257,7 @@ impl Inner {
         }
         let call = Arc::new(Mutex::new(Some(call)));
         let answered = match export {
-            Ok(export) => self.call(&export, &peer, request, call.clone()).await,
+            Ok(export) => self.call(&export, &peer, id, request, call.clone()).await,
             Err(fault) => Err(fault),
         };
         let response = answered.unwrap_or_else(|fault| faulty(&fault, id, asker));
@@ -253,9 +271,14 @@ impl Inner {
         &self,
         export: &Arc<Export>,
         peer: &NodeId,
+        id: RequestId,
         request: Request<Incoming>,
         answered: upgrade::Answered,
     ) -> Result<Response<Body>, Fault> {
+        let request = match self.keep(export, peer, id, request).await? {
+            Kept::Kept(response) => return Ok(response),
+            Kept::Not(request) => request,
+        };
         let asked = Asked::by(request.headers(), request.uri());
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let response = forward::serve(&self.cx, &self.callbacks, export, peer, request, answered).await?;

@@ -95,6 +95,13 @@ impl Rule {
         })
     }
 
+    /// Methods and paths, for people.
+    pub(crate) fn what(&self) -> String {
+        let methods = self.methods.iter().map(ToString::to_string).collect();
+        let paths = self.paths.iter().map(ToString::to_string).collect();
+        format!("{} on {}", join(methods, "all methods"), join(paths, "all paths"))
+    }
+
     fn has_domain(&self, domain: &DomainName) -> bool {
         self.domains.as_ref().is_none_or(|all| all.contains(domain))
     }
@@ -131,23 +138,16 @@ impl Rule {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let join = |all: Vec<String>, none: &str| {
-            if all.is_empty() {
-                none.to_owned()
-            } else {
-                all.join(", ")
-            }
-        };
         let domains = self.domains.iter().flatten().map(ToString::to_string).collect();
-        let methods = self.methods.iter().map(ToString::to_string).collect();
-        let paths = self.paths.iter().map(ToString::to_string).collect();
-        write!(
-            f,
-            "{}: {} on {}",
-            join(domains, "every domain"),
-            join(methods, "all methods"),
-            join(paths, "all paths")
-        )
+        write!(f, "{}: {}", join(domains, "every domain"), self.what())
+    }
+}
+
+fn join(all: Vec<String>, none: &str) -> String {
+    if all.is_empty() {
+        none.to_owned()
+    } else {
+        all.join(", ")
     }
 }
 

@@ -13,6 +13,7 @@ mod join;
 mod man;
 mod people;
 mod protect;
+mod queue;
 mod reference;
 mod services;
 mod state;
@@ -47,6 +48,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Token(command) => small(token::run(config, command)),
         Command::Join(args) => small(join::run(config, args)),
         Command::Services(args) => small(services::run(config, args)),
+        Command::Queue(command) => small(queue::run(config, command)),
         Command::Callbacks(command) => small(callbacks::run(config, command)),
         Command::Inspect(args) => small(inspect::run(config, args)),
         Command::Status { output } => small(status::run(config, output)),

@@ -3,6 +3,7 @@
 pub mod database;
 pub mod git;
 pub mod http;
+pub mod inbox;
 pub mod python;
 pub mod raw;
 pub mod squid;
@@ -11,6 +12,7 @@ pub mod webdav;
 pub use database::Postgres;
 pub use git::GitServer;
 pub use http::HttpOrigin;
+pub use inbox::{Inbox, Letter, Letters};
 pub use python::Python;
 pub use raw::RawOrigin;
 pub use squid::Squid;

@@ -20,5 +20,6 @@ mod stacks;
 mod talk;
 mod two_nodes;
 mod twoway;
+mod waiting;
 mod ways_in;
 mod ways_out;

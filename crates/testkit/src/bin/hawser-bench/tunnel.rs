@@ -1,4 +1,5 @@
-//! The tunnel: what it costs to look through SOAP messages, and how long a call back takes.
+//! The tunnel: what it costs to look through SOAP messages, how long a call back takes, and how many messages are kept on disk and
+//! delivered.
 
 use std::{
     convert::Infallible,
@@ -41,19 +42,27 @@ const LISTENER: u16 = 9100;
 /// Imports of the same origin: one looked through, one not.
 const LOOKED_THROUGH: u16 = 9001;
 const PASSED: u16 = 9002;
+/// Import of the same origin, whose messages are kept and delivered later.
+const KEPT: u16 = 9003;
+/// Messages in one round of these, and rounds.
+const MESSAGES: usize = 4000;
+const KEPT_ROUNDS: usize = 5;
 
 pub(crate) fn measure() -> Result<Figures> {
     let rules = "[[gateway.callbacks.rule]]\nservice = \"passed.beta\"\nmode = \"off\"";
     let services = [
         Service::http("looked", PORT).imported(LOOKED_THROUGH),
         Service::http("passed", PORT).imported(PASSED),
+        Service::http("kept", PORT)
+            .imported(KEPT)
+            .more("queue = { at_once = 16, messages = 1000000 }"),
     ];
     let world = Spec::new(services)
         .gateway_tables(rules)
         .start()
         .context("the setup")?;
     let way = world.ways()[0];
-    let origin = Server::start(way.server(), PORT)?;
+    let mut origin = Server::start(way.server(), PORT)?;
     let mut figures = Figures::default();
     println!("tunnel, SOAP messages through two gateways and a hub, {CLIENTS} connections");
     let mut worst = f64::INFINITY;
@@ -81,6 +90,19 @@ pub(crate) fn measure() -> Result<Figures> {
         worst = worst.min(ratio);
     }
     figures.add("soap_rewrite_overhead_ratio", "", Better::Higher, worst);
+    let (mut accepted, mut delivered) = (Vec::new(), Vec::new());
+    for _ in 0..KEPT_ROUNDS {
+        let (accepting, delivering) = store_and_forward(&world, &mut origin)?;
+        accepted.push(accepting);
+        delivered.push(delivering);
+    }
+    figures.add(
+        "store_forward_accepted_eps",
+        "1/s",
+        Better::Higher,
+        median(accepted),
+    );
+    figures.add("store_forward_eps", "1/s", Better::Higher, median(delivered));
     let trips = round_trips(&world, &origin)?;
     figures.add("callback_roundtrip_ms_p50", "ms", Better::Lower, median(trips));
     Ok(figures)
@@ -132,6 +154,44 @@ fn rate(client: &Host, at: SocketAddr, message: &Bytes) -> Result<f64> {
         }
         Ok(rate)
     })
+}
+
+/// Messages of 1 KiB a second: those that are answered with 202 once they are on disk, and those that the origin has.
+fn store_and_forward(world: &World, origin: &mut Server) -> Result<(f64, f64)> {
+    let way = world.ways()[0];
+    let (at, message) = (way.import(KEPT), Bytes::from(vec![b'x'; 1024]));
+    while origin.came.try_recv().is_ok() {}
+    let runtime = way.client().runtime()?;
+    let (began, left) = (Instant::now(), Arc::new(AtomicU64::new(MESSAGES as u64)));
+    let accepted = runtime.block_on(async {
+        let mut callers = JoinSet::new();
+        for _ in 0..CLIENTS {
+            let (left, message) = (left.clone(), message.clone());
+            callers.spawn(async move {
+                let mut sender = connect(at).await?;
+                let take = |n: u64| n.checked_sub(1);
+                while left
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+                    .is_ok()
+                {
+                    post(&mut sender, at, "/events", message.clone()).await?;
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(caller) = callers.join_next().await {
+            caller??;
+        }
+        anyhow::Ok(began.elapsed())
+    })?;
+    for _ in 0..MESSAGES {
+        origin
+            .came
+            .blocking_recv()
+            .context("nobody is there to deliver to")?;
+    }
+    let rate = |time: Duration| MESSAGES as f64 / time.as_secs_f64();
+    Ok((rate(accepted), rate(began.elapsed())))
 }
 
 /// From a request's first byte to the call back at the client's own listener, in milliseconds.
