@@ -35,7 +35,13 @@ const READ_BUFFER: usize = 64 * 1024;
 /// Label of the exporter value (RFC 8446, 7.5) that a joiner's proof is bound to.
 const JOIN_EXPORTER: &[u8] = b"EXPORTER-hawser-join";
 
+/// Label of the exporter value by which two gateways name a session that they have (RFC 9266).
+const BINDING_EXPORTER: &[u8] = b"EXPORTER-Channel-Binding";
+
 type Stream = TlsStream<Wire>;
+
+/// A value that only the two ends of one session know.
+pub type Binding = [u8; 32];
 
 /// Why an end-to-end session failed.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +91,8 @@ pub struct EndToEnd {
     pub proved: Proved,
     /// The negotiated key exchange.
     pub group: Option<NamedGroup>,
+    /// By which its two ends can speak of it in another session.
+    pub binding: Binding,
     stream: Noticing<Stream>,
 }
 
@@ -158,6 +166,18 @@ fn identity(peer: &str) -> impl Fn(IdentityError) -> SessionError {
     }
 }
 
+/// An exporter value (RFC 8446, 7.5): the same at both ends, and known to nobody else.
+fn exported(stream: &Stream, label: &[u8], peer: &str) -> Result<Binding, SessionError> {
+    let value = match stream {
+        TlsStream::Client(s) => s.get_ref().1.export_keying_material([0; 32], label, None),
+        TlsStream::Server(s) => s.get_ref().1.export_keying_material([0; 32], label, None),
+    };
+    value.map_err(|e| SessionError::Tls {
+        peer: peer.into(),
+        source: io::Error::other(e),
+    })
+}
+
 fn buffered(carrier: BoxedCarrier) -> Wire {
     Wire(BufReader::with_capacity(READ_BUFFER, carrier))
 }
@@ -208,10 +228,12 @@ impl EndToEnd {
         tls::check_protocol(tls, ALPN_END_TO_END).map_err(identity(peer))?;
         let proved = tls::proved(&trust.load(), tls.peer_certificates()).map_err(identity(peer))?;
         let group = tls.negotiated_key_exchange_group().map(|g| g.name());
+        let binding = exported(&stream, BINDING_EXPORTER, peer)?;
         Ok(Self {
             peer: proved.id.clone(),
             peer_not_after: proved.not_after,
             group,
+            binding,
             stream: Noticing::new(stream, proved.id.clone()),
             proved,
         })
@@ -292,16 +314,8 @@ pub async fn enrol_accept(carrier: BoxedCarrier, own: SharedCredentials) -> Resu
 
 impl Enrolment {
     fn new(stream: Stream, peer: &str) -> Result<Self, SessionError> {
-        let failed = |e| SessionError::Tls {
-            peer: peer.into(),
-            source: io::Error::other(e),
-        };
         tls::check_protocol(stream.get_ref().1, tls::ALPN_ENROL).map_err(identity(peer))?;
-        let exporter = match &stream {
-            TlsStream::Client(s) => s.get_ref().1.export_keying_material([0; 32], JOIN_EXPORTER, None),
-            TlsStream::Server(s) => s.get_ref().1.export_keying_material([0; 32], JOIN_EXPORTER, None),
-        }
-        .map_err(failed)?;
+        let exporter = exported(&stream, JOIN_EXPORTER, peer)?;
         Ok(Self { stream, exporter })
     }
 

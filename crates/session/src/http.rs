@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::{Body, BoxError, empty},
-    end_to_end::{EndToEnd, SessionError},
+    end_to_end::{Binding, EndToEnd, SessionError},
     slots::{Held, Slots},
 };
 
@@ -87,6 +87,7 @@ pub struct HttpSession {
 struct Shared {
     peer: NodeId,
     peer_not_after: UnixTime,
+    binding: Binding,
     class: Class,
     born: Instant,
     /// Milliseconds after `born`.
@@ -121,6 +122,7 @@ impl HttpSession {
             })
             .await?;
         let (peer, peer_not_after) = (session.peer.clone(), session.peer_not_after);
+        let binding = session.binding;
         let io = TokioIo::new(session.into_stream());
         let (send, connection) = client::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -140,6 +142,7 @@ impl HttpSession {
         let shared = Arc::new(Shared {
             peer,
             peer_not_after,
+            binding,
             class,
             born: Instant::now(),
             used: AtomicU64::new(0),
@@ -257,6 +260,11 @@ impl Slot {
 }
 
 impl HttpSession {
+    /// By which its two ends can speak of it in another session.
+    pub fn binding(&self) -> &Binding {
+        &self.shared.binding
+    }
+
     fn touch(&self) {
         self.shared
             .used

@@ -183,7 +183,7 @@ impl Acceptor {
         }
         let exchange = metrics::KeyExchange::of(&session, "accepted");
         self.metrics.key_exchanges.get_or_create(&exchange).inc();
-        let drain_at = admit(&handle, &session, &self.own);
+        let drain_at = admit(&handle, &session, &self.own, false);
         Ok(Accepted::Gateway(Box::new(session), drain_at))
     }
 
@@ -234,6 +234,7 @@ impl Acceptor {
         let peer = session.peer.clone();
         let (exports, keeper, shared) = (self.exports.clone(), self.keeper.clone(), self.shared.clone());
         let own = self.own.load().id().clone();
+        let (live, binding) = (self.live.clone(), session.binding);
         let from = peer.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let answer = match internal::is_internal(&request) {
@@ -242,6 +243,8 @@ impl Acceptor {
                         own: own.clone(),
                         base: exports.base(),
                         shared: shared.clone(),
+                        live: live.clone(),
+                        binding,
                     };
                     internal::answer(from.clone(), keeper.clone(), here, request)
                 }

@@ -1,7 +1,7 @@
 //! Puts the tunnel's parts together, keeps their tasks, and takes them down in order.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -16,7 +16,7 @@ use hawser_proto::{
     HostName, NodeId, Role, UnixTime,
     control::{JoinOffer, MAX_PUBLISHED, MAX_SERVICES, Registration, ToHub},
 };
-use hawser_session::{carrier::Ways, http::Class};
+use hawser_session::{carrier::Ways, end_to_end::Binding, http::Class};
 use hawser_store::{Store, StoreError};
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -32,6 +32,7 @@ use super::{
     chance::Chance,
     hub::Terms,
     hubs::Hubs,
+    internal,
     issuing::{CONCERN, Issuing},
     live::Live,
     mailbox::{EVENTS, Keeping, MailboxEvent},
@@ -448,9 +449,19 @@ async fn tend(tunnel: Arc<Tunnel>, keeper: Keeper, live: Live, own: SharedCreden
     let mut tell = interval(TELL_EVERY);
     tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut telling = JoinSet::new();
+    let mut ageing = JoinSet::new();
     loop {
         tokio::select! {
-            _ = sweep.tick() => tunnel.sweep(Instant::now()),
+            _ = sweep.tick() => {
+                tunnel.sweep(Instant::now());
+                if ageing.is_empty() {
+                    let due = live.ageing(UnixTime::now(), Instant::now());
+                    if !due.is_empty() {
+                        ageing.spawn(again_all(tunnel.clone(), live.clone(), due));
+                    }
+                }
+            }
+            Some(_) = ageing.join_next() => {}
             Ok(()) = lists.changed() => {
                 let state = *lists.borrow_and_update();
                 for hub in tunnel.hubs.all() {
@@ -469,6 +480,41 @@ async fn tend(tunnel: Arc<Tunnel>, keeper: Keeper, live: Live, own: SharedCreden
             Some(_) = telling.join_next() => {}
         }
     }
+}
+
+/// Authenticates sessions again that are past half of their time and still live, each by a fresher session with the same peer.
+async fn again_all(tunnel: Arc<Tunnel>, live: Live, due: BTreeMap<NodeId, Vec<Binding>>) {
+    let hubs: Vec<_> = tunnel.hubs.all().iter().map(|hub| hub.key.clone()).collect();
+    let one = |(node, bindings): (NodeId, Vec<Binding>)| {
+        let (peer, live, hubs) = (tunnel.peer(&node), live.clone(), hubs.clone());
+        again(peer, live, hubs, bindings)
+    };
+    stream::iter(due).for_each_concurrent(TELL_AT_ONCE, one).await;
+}
+
+fn again(peer: Arc<Peer>, live: Live, hubs: Vec<Arc<str>>, bindings: Vec<Binding>) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let slot = match peer.http(Class::Ordinary).slot(&hubs).await {
+            Ok(slot) => slot,
+            Err(fault) => {
+                debug!(peer = %peer.node(), %fault, "no session to authenticate others by; will try again");
+                return;
+            }
+        };
+        let Some(fresh) = live.peer_of(slot.session().binding()) else {
+            return;
+        };
+        let older = live.older(&bindings, fresh.expires);
+        if older.is_empty() {
+            return;
+        }
+        let Some(named) = internal::name(slot, &older).await else {
+            debug!(peer = %peer.node(), "sessions were not authenticated again; will try again");
+            return;
+        };
+        let done = live.prolong(&fresh, &named, UnixTime::now());
+        debug!(peer = %peer.node(), sessions = done.len(), until = fresh.expires.0, "authenticated sessions again");
+    })
 }
 
 /// Who is to hear of a revocation at once: everybody with a live session, and the own domain's gateways.

@@ -3,9 +3,10 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use hawser_proto::{NodeId, Role, frame::MAX_FRAME};
+use hawser_proto::{NodeId, Role, UnixTime, frame::MAX_FRAME};
 use hawser_session::{
     collect,
+    end_to_end::Binding,
     http::{HttpSession, INTERNAL, PING_PATH, Slot},
 };
 use http::{
@@ -19,7 +20,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::trust::Keeper;
+use super::{live::Live, trust::Keeper};
 use crate::{
     callbacks::shared::{MAX_MESSAGE, Shared},
     config::OriginUrl,
@@ -34,6 +35,12 @@ pub(crate) const REVOCATIONS_PATH: &str = "/revocations";
 pub(crate) const BASE_PATH: &str = "/callbacks";
 /// Where a gateway of the same domain tells what it knows of addresses for calls back (POST: 204 when it is kept here).
 pub(crate) const SHARED_PATH: &str = "/callbacks/known";
+/// Where the peer names sessions that it has with this gateway (POST: their bindings, each 32 bytes). Whoever names one has its other
+/// end, and has just been proved by fresher certificates than it was made with: it may go on as long as these. 200 with the bindings of
+/// those that do.
+pub(crate) const SESSIONS_PATH: &str = "/sessions";
+/// Most sessions that are named at once.
+const MAX_NAMED: usize = 4096;
 /// Longest base that is taken, in bytes.
 const MAX_BASE: usize = 512;
 /// Longest wait for it.
@@ -55,6 +62,9 @@ pub(crate) struct Here {
     pub(crate) base: Option<String>,
     /// What the gateways of its domain know together.
     pub(crate) shared: Option<Shared>,
+    /// The sessions that there are, and that on which it is asked.
+    pub(crate) live: Live,
+    pub(crate) binding: Binding,
 }
 
 /// Answers it.
@@ -84,6 +94,19 @@ where
                 }
                 _ => status(StatusCode::FORBIDDEN),
             },
+            (&Method::POST, SESSIONS_PATH) => {
+                let named = Limited::new(request.into_body(), MAX_NAMED * size_of::<Binding>()).collect();
+                let Ok(Ok(named)) = timeout(LIST_WAIT, named).await else {
+                    return status(StatusCode::BAD_REQUEST);
+                };
+                let (named, rest) = named_in(&named.to_bytes());
+                let Some(fresh) = here.live.peer_of(&here.binding).filter(|_| rest == 0) else {
+                    return status(StatusCode::UNPROCESSABLE_ENTITY);
+                };
+                let done = here.live.prolong(&fresh, &named, UnixTime::now());
+                debug!(%peer, sessions = done.len(), "sessions were authenticated again");
+                Response::new(hawser_session::full(done.concat()))
+            }
             (&Method::GET, BASE_PATH) => match here.base {
                 Some(base) => Response::new(hawser_session::full(base)),
                 None => status(StatusCode::NO_CONTENT),
@@ -105,6 +128,29 @@ where
             _ => status(StatusCode::NOT_FOUND),
         }
     })
+}
+
+/// Names sessions with the peer of a session that is fresher; those that the peer lets go on.
+pub(crate) async fn name(slot: Slot, bindings: &[Binding]) -> Option<Vec<Binding>> {
+    let bindings = &bindings[..bindings.len().min(MAX_NAMED)];
+    let request = Request::post(format!("http://{INTERNAL}{SESSIONS_PATH}"))
+        .body(hawser_session::full(bindings.concat()))
+        .ok()?;
+    let answer = async {
+        let response = slot.send(request).await.ok()?;
+        let status = response.status();
+        let body = collect(response.into_body(), size_of_val(bindings)).await.ok()?;
+        Some((status, body))
+    };
+    let (status, body) = timeout(LIST_WAIT, answer).await.ok()??;
+    let (named, rest) = named_in(&body);
+    (status == StatusCode::OK && rest == 0).then_some(named)
+}
+
+/// Bindings one after the other, and how many bytes are none.
+fn named_in(bytes: &[u8]) -> (Vec<Binding>, usize) {
+    let (named, rest) = bytes.as_chunks();
+    (named.to_vec(), rest.len())
 }
 
 /// Tells a gateway of the own domain what is known here of addresses for calls back; false when it did not take it.

@@ -2,7 +2,7 @@
 //! or when the gateway stops. The cut is at the carrier, below TLS and HTTP, so nothing above can forget to heed it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     pin::Pin,
     sync::{
@@ -10,13 +10,13 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::task::AtomicWaker;
 use hawser_identity::Proved;
 use hawser_proto::{NodeId, UnixTime};
-use hawser_session::{BoxedCarrier, Carrier};
+use hawser_session::{BoxedCarrier, Carrier, end_to_end::Binding};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -24,6 +24,9 @@ use tokio::{
 
 /// How long a session may outlive the certificates that it was made with.
 pub(crate) const GRACE: Duration = Duration::from_secs(60);
+
+/// Least time between two attempts to authenticate a session again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The sessions of this gateway, both directions. Cheap to clone.
 #[derive(Clone, Default)]
@@ -39,6 +42,9 @@ struct Entry {
     cut: Arc<Cut>,
     /// Who TLS proved it is; none until then.
     peer: Option<Peer>,
+    binding: Binding,
+    /// When it is to be authenticated again, if that is for this side to do.
+    due: Option<Instant>,
 }
 
 /// Who is at the other end of a session.
@@ -60,6 +66,8 @@ impl Live {
             Entry {
                 cut: cut.clone(),
                 peer: None,
+                binding: [0; 32],
+                due: None,
             },
         );
         let handle = Handle {
@@ -105,6 +113,61 @@ impl Live {
         self.cut(|peer| peer.expires.plus(GRACE) < now)
     }
 
+    /// Sessions that are to be authenticated again, by peer: those that were dialled here and are past half of their time. They are
+    /// due again after a part of what is left, whatever comes of it.
+    pub(crate) fn ageing(&self, now: UnixTime, clock: Instant) -> BTreeMap<NodeId, Vec<Binding>> {
+        let mut ageing: BTreeMap<NodeId, Vec<Binding>> = BTreeMap::new();
+        for entry in self.sessions().values_mut() {
+            let (Some(due), Some(peer)) = (entry.due, &entry.peer) else {
+                continue;
+            };
+            if due > clock || entry.cut.is_done() {
+                continue;
+            }
+            entry.due = Some(clock + (now.until(peer.expires) / 8).max(AGAIN));
+            ageing
+                .entry(peer.proved.id.clone())
+                .or_default()
+                .push(entry.binding);
+        }
+        ageing
+    }
+
+    /// Who is at the other end of the session that has this binding.
+    pub(crate) fn peer_of(&self, binding: &Binding) -> Option<Peer> {
+        let sessions = self.sessions();
+        let mut found = sessions.values().filter(|e| e.binding == *binding);
+        found.find_map(|e| e.peer.clone())
+    }
+
+    /// Those of these sessions whose time is over before `end`.
+    pub(crate) fn older(&self, bindings: &[Binding], end: UnixTime) -> Vec<Binding> {
+        let sessions = self.sessions();
+        let older =
+            |e: &&Entry| bindings.contains(&e.binding) && e.peer.as_ref().is_some_and(|p| p.expires < end);
+        sessions.values().filter(older).map(|e| e.binding).collect()
+    }
+
+    /// The ends of these sessions are as good as `fresh` from now on, who has just been proved by another session: those of them whose
+    /// peer is the same, and whose time would be over sooner. Which these are.
+    pub(crate) fn prolong(&self, fresh: &Peer, bindings: &[Binding], now: UnixTime) -> Vec<Binding> {
+        let mut done = Vec::new();
+        for entry in self.sessions().values_mut() {
+            let Some(peer) = &mut entry.peer else { continue };
+            if peer.proved.id != fresh.proved.id
+                || peer.expires >= fresh.expires
+                || !bindings.contains(&entry.binding)
+                || entry.cut.is_done()
+            {
+                continue;
+            }
+            *peer = fresh.clone();
+            entry.due = entry.due.map(|_| half(now, fresh.expires));
+            done.push(entry.binding);
+        }
+        done
+    }
+
     /// The peers with live sessions, each once.
     pub(crate) fn peers(&self) -> Vec<NodeId> {
         let mut peers: Vec<_> = self
@@ -143,9 +206,11 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// TLS has proved who the peer is.
-    pub(crate) fn proved(&self, peer: Peer) {
+    /// TLS has proved who the peer is. The side that dialled authenticates the session again when its time comes.
+    pub(crate) fn proved(&self, peer: Peer, binding: Binding, dialled: bool) {
         if let Some(entry) = self.live.sessions().get_mut(&self.id) {
+            entry.binding = binding;
+            entry.due = dialled.then(|| half(UnixTime::now(), peer.expires));
             entry.peer = Some(peer);
         }
     }
@@ -156,6 +221,11 @@ impl Handle {
         let mut slot = self.cut.load.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(Load(load));
     }
+}
+
+/// When half of the time until `expires` is over.
+pub(crate) fn half(now: UnixTime, expires: UnixTime) -> Instant {
+    Instant::now() + now.until(expires) / 2
 }
 
 struct Load(Arc<AtomicUsize>);
@@ -311,7 +381,7 @@ mod tests {
         let live = Live::default();
         let (near, mut far) = pair().await;
         let (mut carrier, handle) = live.enlist(Box::new(near));
-        handle.proved(peer("spiffe://beta/gateway/gw1", 100));
+        handle.proved(peer("spiffe://beta/gateway/gw1", 100), [1; 32], true);
         let load = Arc::new(AtomicUsize::new(0));
         handle.count_in(load.clone());
         assert_eq!((live.len(), load.load(Ordering::Relaxed)), (1, 1));
@@ -332,10 +402,62 @@ mod tests {
         let live = Live::default();
         let (near, _far) = pair().await;
         let (mut carrier, handle) = live.enlist(Box::new(near));
-        handle.proved(peer("spiffe://beta/gateway/gw1", 1000));
+        handle.proved(peer("spiffe://beta/gateway/gw1", 1000), [1; 32], true);
         assert_eq!(live.cut_expired(UnixTime(1000 + GRACE.as_secs())), 0);
         carrier.write_all(b"x").await.unwrap();
         assert_eq!(live.cut_expired(UnixTime(1001 + GRACE.as_secs())), 1);
         assert!(carrier.write_all(b"x").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn only_the_same_peers_own_sessions_are_prolonged_and_only_by_fresher_certificates() {
+        let live = Live::default();
+        let mut ends = Vec::new();
+        for (n, name) in [(1, "gw1"), (2, "gw1"), (3, "gw2")] {
+            let (near, far) = pair().await;
+            let (carrier, handle) = live.enlist(Box::new(near));
+            handle.proved(
+                peer(&format!("spiffe://beta/gateway/{name}"), 1000),
+                [n; 32],
+                n == 1,
+            );
+            ends.push((carrier, far));
+        }
+        let all = [[1; 32], [2; 32], [3; 32], [9; 32]];
+        let now = UnixTime(900);
+        let fresh = |expires| peer("spiffe://beta/gateway/gw1", expires);
+        assert!(live.prolong(&fresh(1000), &all, now).is_empty(), "no fresher");
+        assert_eq!(live.prolong(&fresh(2000), &all[1..], now), [[2; 32]]);
+        assert_eq!(live.peer_of(&[2; 32]).unwrap().expires, UnixTime(2000));
+        assert_eq!(
+            live.peer_of(&[3; 32]).unwrap().expires,
+            UnixTime(1000),
+            "another's"
+        );
+        assert_eq!(live.cut_expired(UnixTime(1500)), 2);
+        assert!(
+            live.prolong(&fresh(3000), &all[..1], now).is_empty(),
+            "it was cut"
+        );
+    }
+
+    #[tokio::test]
+    async fn sessions_are_due_at_half_their_time_where_they_were_dialled() {
+        let live = Live::default();
+        let mut ends = Vec::new();
+        for (n, dialled) in [(1, true), (2, false)] {
+            let (near, far) = pair().await;
+            let (carrier, handle) = live.enlist(Box::new(near));
+            let expires = UnixTime::now().0 + 1000;
+            handle.proved(peer("spiffe://beta/gateway/gw1", expires), [n; 32], dialled);
+            ends.push((carrier, far));
+        }
+        let (now, clock) = (UnixTime::now(), Instant::now());
+        assert!(live.ageing(now, clock).is_empty());
+        let later = clock + Duration::from_secs(501);
+        let due = live.ageing(now, later);
+        assert_eq!(due.values().flatten().collect::<Vec<_>>(), [&[1; 32]]);
+        assert!(live.ageing(now, later).is_empty(), "not again at once");
+        assert!(!live.ageing(now, later + Duration::from_secs(200)).is_empty());
     }
 }

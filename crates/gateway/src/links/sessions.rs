@@ -19,7 +19,7 @@ use super::{
     faults,
     hub::Hub,
     hubs::Hubs,
-    live::{Handle, Live, Peer},
+    live::{Handle, Live, Peer, half},
     metrics::{self, Metrics},
 };
 
@@ -174,7 +174,7 @@ impl Dialler {
         let session = connect(carrier, self.own.clone(), self.trust.clone(), &peer)
             .await
             .map_err(|e| session_fault(&peer, &e))?;
-        let drain_at = admit(&handle, &session, &self.own);
+        let drain_at = admit(&handle, &session, &self.own, true);
         Ok(Made {
             session,
             handle,
@@ -184,13 +184,14 @@ impl Dialler {
 }
 
 /// Enters who was proved into the list of live sessions; returns when the session is to be drained.
-pub(crate) fn admit(handle: &Handle, session: &EndToEnd, own: &SharedCredentials) -> Instant {
+pub(crate) fn admit(handle: &Handle, session: &EndToEnd, own: &SharedCredentials, dialled: bool) -> Instant {
     let expires = session.peer_not_after.min(own.load().not_after());
-    handle.proved(Peer {
+    let peer = Peer {
         proved: session.proved.clone(),
         expires,
-    });
-    Instant::now() + UnixTime::now().until(expires) / 2
+    };
+    handle.proved(peer, session.binding, dialled);
+    half(UnixTime::now(), expires)
 }
 
 fn hop_fault(hub: &str, peer: &NodeId, error: HopError) -> Fault {

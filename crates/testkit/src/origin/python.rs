@@ -26,6 +26,13 @@ impl Python {
         Ok(Self { _process: process })
     }
 
+    /// A client, to be started by its caller.
+    pub fn command(host: &Host, script: &str, args: &[&str]) -> Result<std::process::Command> {
+        let mut command = host.command(interpreter()?);
+        command.arg(script_path(script)?).args(args);
+        Ok(command)
+    }
+
     /// Runs a client to its end; its output, or an error with it.
     pub fn run(host: &Host, script: &str, args: &[&str]) -> Result<String> {
         let path = script_path(script)?;
