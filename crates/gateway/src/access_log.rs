@@ -41,10 +41,13 @@ struct Line<'a> {
     /// When its request came (RFC 3339, UTC).
     time: String,
     request: &'a str,
-    /// `client`: taken from a client; `export`: served to another domain.
+    /// `client`: taken from a client; `export`: served to another domain; `visit`: served to a visitor of a published name.
     side: &'a str,
-    /// The client's address, or the gateway that calls on its behalf.
+    /// The client's address, the gateway that calls on its behalf, or the published name.
     from: &'a str,
+    /// Who logged in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
     service: &'a str,
     method: &'a str,
     /// Service and path, without the query, which may hold secrets.
@@ -96,6 +99,7 @@ fn line(call: &Exchange) -> Vec<u8> {
         request: &call.request,
         side: call.side,
         from: &call.who,
+        user: call.user.as_deref(),
         service: &call.service,
         method: &call.method,
         target: &call.what,
@@ -167,6 +171,7 @@ mod tests {
             request: format!("{n:032x}"),
             side: "client",
             who: "10.0.0.7:4711".into(),
+            user: None,
             service: "orders.beta".into(),
             method: "POST".into(),
             what: "orders.beta/a\"\n".into(),

@@ -39,6 +39,8 @@ pub enum Side {
     Client,
     /// Serving calls to exports.
     Export,
+    /// Serving visitors of published names.
+    Visit,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,6 +69,22 @@ enum Direction {
     Response,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LoginLabel {
+    outcome: LoginOutcome,
+}
+
+/// What came of a login that was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum LoginOutcome {
+    /// It was right.
+    Accepted,
+    /// It was wrong, or is not enough here.
+    Refused,
+    /// It was not looked at: too many before it were wrong, or too many are under way.
+    Deferred,
+}
+
 /// Counters of calls. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CallMetrics(Arc<Inner>);
@@ -79,6 +97,7 @@ struct Inner {
     in_flight: Family<SideLabel, Gauge>,
     head_seconds: Family<SideLabel, Histogram>,
     turned_away: Counter,
+    logins: Family<LoginLabel, Counter>,
     inspector: Inspector,
     /// Where ended calls are written, if anywhere.
     log: ArcSwapOption<AccessLog>,
@@ -100,6 +119,7 @@ impl CallMetrics {
             in_flight: Family::default(),
             head_seconds: Family::new_with_constructor(buckets),
             turned_away: Counter::default(),
+            logins: Family::default(),
             inspector: Inspector::default(),
             log: ArcSwapOption::empty(),
             log_lost: Counter::default(),
@@ -119,6 +139,7 @@ impl CallMetrics {
             "Client connections closed at once: not allowed, or over the limit",
             m.turned_away.clone(),
         );
+        registry.register("logins", "Logins of visitors, by outcome", m.logins.clone());
         registry.register(
             "access_log_lost",
             "Calls that the access log could not keep up with",
@@ -150,6 +171,11 @@ impl CallMetrics {
     /// A client's connection was closed at once.
     pub fn turned_away(&self) {
         self.0.turned_away.inc();
+    }
+
+    /// A visitor's login was looked at.
+    pub(crate) fn login(&self, outcome: LoginOutcome) {
+        self.0.logins.get_or_create(&LoginLabel { outcome }).inc();
     }
 
     /// Counts a request's body as it passes.
@@ -196,6 +222,8 @@ pub struct Call {
     method: Method,
     /// For the log: host or service and path, never the query, which may hold secrets.
     what: String,
+    /// Who logged in, if anybody did.
+    user: Option<String>,
     /// For the metrics.
     service: Option<String>,
     started: Instant,
@@ -238,6 +266,7 @@ impl Call {
             who,
             method,
             what,
+            user: None,
             service: None,
             started: Instant::now(),
             at: inspect::now(),
@@ -256,6 +285,11 @@ impl Call {
     /// Names the service for the metrics, once it is known to exist.
     pub fn service(&mut self, name: impl fmt::Display) {
         self.service = Some(name.to_string());
+    }
+
+    /// Names the user who logged in.
+    pub(crate) fn user(&mut self, name: &str) {
+        self.user = Some(shorten(name));
     }
 
     /// Notes what was seen in the request.
@@ -332,8 +366,10 @@ impl Drop for Call {
             side: match side {
                 Side::Client => "client",
                 Side::Export => "export",
+                Side::Visit => "visit",
             },
             who: shorten(&self.who),
+            user: self.user.take(),
             service: service.clone(),
             method: shorten(self.method.as_str()),
             what: shorten(&self.what),

@@ -5,6 +5,7 @@ mod broker;
 mod callbacks;
 mod interface;
 mod plan;
+mod publish;
 mod queue;
 mod show;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use plan::{
     Beside, CarrierPlan, ConfigError, ExportPlan, FrontPlan, GatewayPlan, HealthPlan, ImportPlan, OriginPlan,
     OriginUrl,
 };
+pub use publish::{CertificatePlan, LoginConfig, LoginPlan, PublishConfig, PublishPlan, VisitorsConfig};
 pub use queue::{QueueConfig, QueuePlan};
 
 /// `[gateway]`: joins this machine's domain to others through one or more hubs.
@@ -58,6 +60,8 @@ pub struct GatewayConfig {
     pub import: Vec<ImportConfig>,
     /// `[[gateway.export]]`: services of this domain that others may call. Default: none.
     pub export: Vec<ExportConfig>,
+    /// `[[gateway.publish]]`: exported web services under public host names. Default: none.
+    pub publish: Vec<PublishConfig>,
     /// `[gateway.callbacks]`: how services may call their clients back.
     pub callbacks: CallbacksConfig,
     /// `[gateway.limits]`: what one client can take.
@@ -79,6 +83,7 @@ impl Default for GatewayConfig {
             proxy: None,
             import: Vec::new(),
             export: Vec::new(),
+            publish: Vec::new(),
             callbacks: CallbacksConfig::default(),
             limits: LimitsConfig::default(),
             broker: None,

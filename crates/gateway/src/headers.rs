@@ -27,6 +27,8 @@ const NEVER_ONE_HOP: [HeaderName; 2] = [header::CONTENT_LENGTH, header::HOST];
 const CLAIMS: [&str; 4] = ["forwarded", "x-real-ip", "true-client-ip", "x-client-ip"];
 /// The same, as beginnings of names; `hawser-` are the gateways' own.
 const CLAIM_PREFIXES: [&str; 2] = ["x-forwarded-", OWN];
+/// Headers by which some web servers tell applications who has logged in.
+const LOGIN_CLAIMS: [&str; 4] = ["remote-user", "x-remote-user", "x-user", "x-authenticated-user"];
 const OWN: &str = "hawser-";
 
 /// Removes the headers of one hop. `TE` survives as `trailers` if it says so: every hop of ours carries trailers.
@@ -64,6 +66,16 @@ pub fn remove_claims(headers: &mut HeaderMap) {
             name
         };
         CLAIMS.contains(&name) || CLAIM_PREFIXES.iter().any(|p| name.starts_with(p))
+    });
+}
+
+/// Removes what a visitor from outside says about who it is: the same, and the other names by which web servers tell
+/// applications who has logged in.
+pub(crate) fn remove_visitor_claims(headers: &mut HeaderMap) {
+    remove_claims(headers);
+    remove_where(headers, |name| {
+        let name = name.replace('_', "-");
+        LOGIN_CLAIMS.contains(&name.as_str()) || name.starts_with("x-auth-request-")
     });
 }
 
@@ -141,6 +153,12 @@ pub fn add_forwarded(headers: &mut HeaderMap, from: &hawser_proto::NodeId, own: 
     if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(FORWARDED, value);
     }
+}
+
+/// `Forwarded` for a visitor who came by a published name; the network address is known to the hub alone.
+pub(crate) fn forwarded_visit(own: &hawser_proto::NodeId, host: &str) -> Option<HeaderValue> {
+    let (name, domain, host) = (&own.name, &own.domain, quoted(host));
+    HeaderValue::try_from(format!("for=unknown;by=_{name}.{domain};host={host};proto=https")).ok()
 }
 
 /// A quoted-string (RFC 9110, 5.6.4).
@@ -248,6 +266,26 @@ mod tests {
         ]);
         remove_claims(&mut h);
         assert_eq!(h.len(), 2, "{h:?}");
+    }
+
+    #[test]
+    fn no_visitor_says_who_has_logged_in() {
+        let mut h = headers(&[
+            ("x-forwarded-user", "root"),
+            ("x_forwarded_email", "root@acme.example"),
+            ("remote-user", "root"),
+            ("Remote_User", "root"),
+            ("x-auth-request-email", "root@acme.example"),
+            ("x-user-agent", "kept"),
+            ("authorization", "kept"),
+        ]);
+        remove_visitor_claims(&mut h);
+        assert_eq!(h.len(), 2, "{h:?}");
+        let own = "spiffe://acme/gateway/gw1".parse().unwrap();
+        assert_eq!(
+            forwarded_visit(&own, "a.example:1").unwrap(),
+            "for=unknown;by=_gw1.acme;host=\"a.example:1\";proto=https"
+        );
     }
 
     #[test]

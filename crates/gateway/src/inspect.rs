@@ -22,10 +22,13 @@ pub struct Exchange {
     pub at: u64,
     /// Its id, the same at both gateways.
     pub request: String,
-    /// `client` where the call came in, `export` where it was served.
+    /// `client` where the call came in, `export` where it was served, `visit` where it came from outside by a published name.
     pub side: &'static str,
-    /// Whom the call came from: a client's address, or a gateway.
+    /// Whom the call came from: a client's address, a gateway, or a published name.
     pub who: String,
+    /// The user who logged in, at a published name that asks for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// The service, as this gateway knows it.
     pub service: String,
     /// Method of the request.
@@ -157,6 +160,7 @@ mod tests {
             request: format!("id{at}"),
             side: "client",
             who: "10.0.0.1:1".into(),
+            user: None,
             service: service.into(),
             method: "POST".into(),
             what: "x".into(),

@@ -3,7 +3,8 @@
 //!
 //! `front` takes calls from clients and gives them to [`seam::Links`]; `links` carries them to the exporting gateway; there
 //! `links` hands them to [`seam::Exports`], which `export` implements. `front` and `export` know nothing of sessions, and
-//! `links` knows nothing of proxies and origins. `spool` keeps what is to be delivered later.
+//! `links` knows nothing of proxies and origins. `spool` keeps what is to be delivered later. `public` serves those who come from
+//! outside by a published name: it asks who they are, and gives their requests to `export`.
 
 mod access_log;
 pub mod admin;
@@ -18,6 +19,7 @@ pub mod ingress;
 pub mod inspect;
 pub mod links;
 pub mod problem;
+pub mod public;
 pub mod runtime;
 pub mod seam;
 pub mod spool;

@@ -36,6 +36,7 @@ use crate::{
         routes::ServiceView,
         status::LinksStatus,
     },
+    public::{Public, PublishError},
     seam::Links,
     spool::{self, Spool, admin::Order},
 };
@@ -48,6 +49,7 @@ pub struct Gateway {
     spool: Spool,
     metrics: CallMetrics,
     front: Front,
+    public: Public,
     ingress: Arc<Ingress>,
     tunnel: Assembly,
 }
@@ -70,6 +72,9 @@ pub enum GatewayError {
     /// An export.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// A published name.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
     /// The keys for calls back.
     #[error(transparent)]
     Keys(#[from] Box<AdminError>),
@@ -170,7 +175,8 @@ impl Gateway {
         let exporter = Exporter::start(id.clone(), &plan.exports, callbacks.clone(), metrics.clone())?;
         exporter.queue(spool.clone());
         let own = own.shared();
-        let ingress = Ingress::new(own.clone(), &plan.published())?;
+        let public = Public::new(exporter.clone(), metrics.clone(), &store, &plan)?;
+        let ingress = Ingress::new(own.clone(), &plan.published(), Arc::new(public.clone()))?;
         let settings = Settings {
             dir: plan.state.clone(),
             store,
@@ -196,6 +202,7 @@ impl Gateway {
             spool,
             metrics,
             front,
+            public,
             ingress,
             tunnel,
         })
@@ -218,6 +225,7 @@ impl Gateway {
             false => None,
         };
         let published = self.ingress.prepare(&plan.published())?;
+        let public = self.public.prepare(&plan)?;
         let log = access_log(&self.metrics, &plan)?;
         self.callbacks.reload(&plan);
         if let Err(error) = self.exporter.reload(&plan.exports) {
@@ -230,6 +238,7 @@ impl Gateway {
             return Err(error.into());
         }
         self.tunnel.reload(other_ways, plan.certificate_life).await?;
+        self.public.apply(public);
         self.spool.reload(plan.queues());
         self.ingress.apply(published);
         self.metrics.log_to(log);

@@ -8,6 +8,7 @@ pub(crate) mod calls;
 pub(crate) mod device;
 pub(crate) mod domain;
 pub(crate) mod hub;
+pub(crate) mod login;
 pub(crate) mod machines;
 pub(crate) mod people;
 pub(crate) mod queue;
@@ -196,6 +197,20 @@ Examples:
     /// Tries rules for calls back, and changes the secret that seals their addresses.
     #[command(subcommand)]
     Callbacks(calls::CallbacksCommand),
+    /// Adds, lists and removes the users who may log in by password at published names.
+    #[command(
+        subcommand,
+        after_help = "\
+The password is asked for on the terminal, or comes by standard input or --password-file, never by the command line. A running
+gateway takes changes up within a second.
+
+Examples:
+  hawser login set ada
+  hawser login set ada < password
+  hawser login list
+  hawser login remove ada"
+    )]
+    Login(login::LoginCommand),
     /// Shows what runs on this machine: connections, sessions, certificates.
     Status {
         #[command(flatten)]

@@ -78,6 +78,27 @@ pub(crate) fn passphrase(file: Option<&Path>, twice: bool) -> anyhow::Result<Zer
     Ok(first)
 }
 
+/// A new password: from a file, else from standard input, or, where that is a terminal, asked for twice.
+pub(crate) fn password(file: Option<&Path>, question: &str) -> anyhow::Result<Zeroizing<String>> {
+    let text = match file {
+        Some(path) if path != Path::new("-") => {
+            let file =
+                std::fs::File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            read(file).with_context(|| format!("{} cannot be read", path.display()))?
+        }
+        None if std::io::stdin().is_terminal() => {
+            let first = ask_hidden(question)?;
+            if *ask_hidden("Again: ")? != *first {
+                bail!("the two passwords differ: try again");
+            }
+            return Ok(first);
+        }
+        _ => read(std::io::stdin()).context("standard input cannot be read")?,
+    };
+    let text = Zeroizing::new(text);
+    Ok(Zeroizing::new(text.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
 /// Asks for a line on the terminal that is not shown.
 fn ask_hidden(question: &str) -> anyhow::Result<Zeroizing<String>> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};

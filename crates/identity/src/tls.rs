@@ -64,6 +64,15 @@ pub fn public_server(given: Arc<Given>) -> Result<Arc<ServerConfig>, IdentityErr
     server_with(provider(hop_groups()), None, given, b"http/1.1")
 }
 
+/// The same for a name that speaks HTTP/2 as well.
+pub fn public_web_server(given: Arc<Given>) -> Result<Arc<ServerConfig>, IdentityError> {
+    let mut config = public_server(given)?;
+    Arc::make_mut(&mut config)
+        .alpn_protocols
+        .insert(0, b"h2".to_vec());
+    Ok(config)
+}
+
 /// A device towards the mailbox of a hub whose key it pins ([`ALPN_DEVICE`]). The server's name is sent.
 pub fn device_mailbox(pin: Fingerprint) -> Result<Arc<ClientConfig>, IdentityError> {
     named(client(

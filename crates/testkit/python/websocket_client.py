@@ -1,7 +1,11 @@
-"""Talks to websocket_server.py: websocket_client.py URL [PROXY-URL]"""
+"""Talks to websocket_server.py: websocket_client.py URL [PROXY-URL|- [AUTHORITY]]
+
+AUTHORITY is a PEM file with whom it trusts (wss).
+"""
 
 import asyncio
 import os
+import ssl
 import sys
 
 from websockets.asyncio.client import connect
@@ -9,8 +13,10 @@ from websockets.exceptions import ConnectionClosedError
 
 
 async def main():
-    url, proxy = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
-    async with connect(url, proxy=proxy, max_size=None, subprotocols=["echo"]) as socket:
+    url, proxy, authority, *_ = [*sys.argv[1:], None, None]
+    proxy = None if proxy == "-" else proxy
+    tls = ssl.create_default_context(cafile=authority) if authority else None
+    async with connect(url, proxy=proxy, ssl=tls, max_size=None, subprotocols=["echo"]) as socket:
         assert socket.subprotocol == "echo", socket.subprotocol
         for i in range(50):
             await socket.send(f"message {i}")

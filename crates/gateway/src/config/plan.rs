@@ -11,9 +11,7 @@ use std::{
 };
 
 use hawser_identity::HubAddress;
-use hawser_proto::{
-    DomainName, HostName, ServiceId, ServiceName, control::MAX_DESCRIPTION, control::MAX_SERVICES,
-};
+use hawser_proto::{DomainName, ServiceId, ServiceName, control::MAX_DESCRIPTION, control::MAX_SERVICES};
 use http::{Uri, uri::Authority, uri::PathAndQuery, uri::Scheme};
 use ipnet::IpNet;
 
@@ -23,9 +21,15 @@ use super::{
     broker::{self, BrokerPlan},
     callbacks::{self, CallbacksPlan},
     interface::{self, InterfacePlan},
+    publish::{self, CertificatePlan, PublishPlan},
     queue::{self, QueuePlan},
 };
-use crate::{callbacks::targets::Targets, export::policy::Policy, front::target::Suffix};
+use crate::{
+    callbacks::targets::Targets,
+    export::policy::Policy,
+    front::target::Suffix,
+    ingress::{By, Wanted},
+};
 
 /// What is wrong with a configuration: every complaint names its key and says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +58,8 @@ pub struct GatewayPlan {
     pub front: FrontPlan,
     /// What is exported.
     pub exports: Vec<ExportPlan>,
+    /// What is published.
+    pub publish: Vec<PublishPlan>,
     /// How services may call their clients back.
     pub callbacks: CallbacksPlan,
     /// The enterprise's side of the broker, if it runs here.
@@ -87,10 +93,25 @@ impl GatewayPlan {
             .collect()
     }
 
-    /// The names that are published, with the files of their certificates and keys.
-    pub(crate) fn published(&self) -> Vec<(HostName, Option<(PathBuf, PathBuf)>)> {
-        let broker = self.broker.iter();
-        broker.map(|b| (b.name.clone(), b.given.clone())).collect()
+    /// The names that are published.
+    pub(crate) fn published(&self) -> Vec<Wanted> {
+        let broker = self.broker.iter().map(|b| Wanted {
+            name: b.name.clone(),
+            certificate: match &b.given {
+                None => CertificatePlan::None,
+                Some((certificate, key)) => CertificatePlan::Files {
+                    certificate: certificate.clone(),
+                    key: key.clone(),
+                },
+            },
+            by: By::Given,
+        });
+        let exports = self.publish.iter().map(|p| Wanted {
+            name: p.name.clone(),
+            certificate: p.certificate.clone(),
+            by: By::Public,
+        });
+        broker.chain(exports).collect()
     }
 }
 
@@ -315,6 +336,7 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
         .as_ref()
         .and_then(|broker| broker::check(broker, &mut seen, &mut bad));
     let exports = exports(&c.export, &mut bad);
+    let publish = publish::check(&c.publish, &exports, broker.as_ref().map(|b| &b.name), &mut bad);
     let carriers = carriers(&c.carrier, &mut bad);
     let minute = Duration::from_secs(60);
     bad.between(
@@ -340,6 +362,7 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
                 beside: None,
                 front,
                 exports,
+                publish,
                 callbacks,
                 broker,
             }

@@ -4,7 +4,10 @@ use std::{fmt, time::Duration};
 
 use ipnet::IpNet;
 
-use super::plan::{CarrierPlan, GatewayPlan, OriginPlan};
+use super::{
+    plan::{CarrierPlan, GatewayPlan, OriginPlan},
+    publish::LoginPlan,
+};
 
 impl GatewayPlan {
     /// What is allowed but probably not meant.
@@ -15,6 +18,14 @@ impl GatewayPlan {
                 "export {}: no `allow` rule, so nobody may call it",
                 e.name
             ));
+        }
+        for p in &self.publish {
+            if p.policy.rules().is_empty() {
+                all.push(format!(
+                    "publish {}: no `allow` rule, so visitors may do nothing",
+                    p.name
+                ));
+            }
         }
         if self.certificate_life < Duration::from_secs(600) {
             all.push(format!(
@@ -100,6 +111,16 @@ impl fmt::Display for GatewayPlan {
         if let Some(queue) = &self.callbacks.queue {
             writeln!(f, "  calls back: queue {queue}")?;
         }
+        for p in &self.publish {
+            writeln!(
+                f,
+                "  publish https://{}/ for the export {}, {}",
+                p.authority, p.export, p.login
+            )?;
+            for rule in p.policy.rules() {
+                writeln!(f, "    allow {}", rule.what())?;
+            }
+        }
         if let Some(b) = &self.broker {
             let shown = match b.given {
                 Some(_) => "browsers and command-line devices",
@@ -125,6 +146,21 @@ impl fmt::Display for OriginPlan {
             OriginPlan::Clients => f.write_str("clients' interface for calls back"),
             OriginPlan::Tcp { host, port } if host.contains(':') => write!(f, "tcp [{host}]:{port}"),
             OriginPlan::Tcp { host, port } => write!(f, "tcp {host}:{port}"),
+        }
+    }
+}
+
+impl fmt::Display for LoginPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoginPlan::None => f.write_str("without a login"),
+            LoginPlan::Basic { users: None, .. } => f.write_str("login by password"),
+            LoginPlan::Basic {
+                users: Some(users), ..
+            } => {
+                let users: Vec<_> = users.iter().map(String::as_str).collect();
+                write!(f, "login by password for {}", users.join(", "))
+            }
         }
     }
 }

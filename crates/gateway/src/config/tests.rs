@@ -151,3 +151,74 @@ fn every_key_is_documented() {
     undocumented("gateway", &schema, &mut found);
     assert!(found.is_empty(), "{found:?}");
 }
+
+#[test]
+fn what_is_published_names_an_export_its_visitors_rights_and_their_login() {
+    let web = r#"
+        [[export]]
+        name = "wiki"
+        http = "http://127.0.0.1:8080"
+        [[export]]
+        name = "db"
+        tcp = "127.0.0.1:5432"
+        "#;
+    let publish = |name: &str, more: &str| {
+        format!("[[publish]]\nname = {name:?}\ncertificate = \"c\"\nkey = \"k\"\n{more}\n")
+    };
+    let good = publish(
+        "wiki.acme.example",
+        "export = \"wiki\"\nport = 8443\nallow = [{ methods = [\"GET\"], paths = [\"/a/**\"] }]\n\
+         login = { kind = \"basic\", users = [\"ada\"] }",
+    ) + &publish(
+        "open.acme.example",
+        "export = \"wiki\"\nlogin = { kind = \"none\" }",
+    );
+    let plan = check(&format!("{web}{good}")).unwrap();
+    let text = plan.to_string();
+    for part in [
+        "publish https://wiki.acme.example:8443/ for the export wiki, login by password for ada",
+        "    allow GET on /a/**",
+        "publish https://open.acme.example/ for the export wiki, without a login",
+        "note: publish open.acme.example: no `allow` rule",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    let none = "login = { kind = \"none\" }";
+    for (table, said) in [
+        (publish("wiki.acme.example", "export = \"wiki\""), "login"),
+        (
+            publish("wiki", &format!("export = \"wiki\"\n{none}")),
+            "publish[0].name",
+        ),
+        (
+            publish("a.example", &format!("export = \"other\"\n{none}")),
+            "there is no [[gateway.export]] of the name other",
+        ),
+        (
+            publish("a.example", &format!("export = \"db\"\n{none}")),
+            "db is no web service",
+        ),
+        (
+            publish(
+                "a.example",
+                &format!("export = \"wiki\"\nallow = [{{ paths = [\"a\"] }}]\n{none}"),
+            ),
+            "publish[0].allow",
+        ),
+        (
+            publish(
+                "a.example",
+                "export = \"wiki\"\nlogin = { kind = \"basic\", realm = 'a\"b' }",
+            ),
+            "publish[0].login.realm",
+        ),
+        (
+            publish("a.example", &format!("export = \"wiki\"\n{none}"))
+                + &publish("a.example", &format!("export = \"wiki\"\n{none}")),
+            "a.example is published twice",
+        ),
+    ] {
+        let error = check(&format!("{web}{table}")).unwrap_err();
+        assert!(error.contains(said), "{said:?} in {error}");
+    }
+}

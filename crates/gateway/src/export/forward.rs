@@ -13,10 +13,10 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::{
-    Context, Export, Kind, interface,
+    Caller, Context, Export, Kind, interface,
     origin::{Origin, OriginError},
-    patience::Progress,
-    upgrade,
+    patience::{Progress, steady},
+    upgrade, visit,
 };
 use crate::{
     callbacks::Callbacks,
@@ -27,12 +27,12 @@ use crate::{
     websocket::Upgrade,
 };
 
-/// Serves a call that the proved gateway `peer` made. `Err` is answered as a fault.
+/// Serves a call of `caller`. `Err` is answered as a fault.
 pub(super) async fn serve<B>(
     cx: &Context,
     callbacks: &Callbacks,
     export: &Arc<Export>,
-    peer: &NodeId,
+    caller: Caller<'_>,
     mut request: Request<B>,
     answered: upgrade::Answered,
 ) -> Result<Response<Body>, Fault>
@@ -45,7 +45,7 @@ where
             origin,
             response_timeout,
         } => (origin, response_timeout),
-        Kind::Clients => return clients(export, peer, &request).await,
+        Kind::Clients => return clients(export, caller, &request).await,
         Kind::Tcp { .. } => return Err(not_http(export)),
     };
     let wanted = Upgrade::of(&request);
@@ -55,16 +55,22 @@ where
         Upgrade::None if request.method() == Method::CONNECT => return Err(no_upgrade("CONNECT")),
         Upgrade::None => request.method().clone(),
     };
-    export
-        .plan
-        .policy
-        .request(&peer.domain, &method, request.uri().path(), request.headers())?;
+    caller.may(export, &method, request.uri().path(), request.headers())?;
     if request.uri().path() == interface::PATH {
         return described(export, Some(origin), &request).await;
     }
     let near = (wanted == Upgrade::WebSocket).then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
-    prepare(cx, peer, &mut parts);
+    let side = match caller {
+        Caller::Gateway(peer) => {
+            prepare(cx, peer, &mut parts);
+            Side::Export
+        }
+        Caller::Visitor(visitor) => {
+            visit::prepare(cx, visitor, &mut parts);
+            Side::Visit
+        }
+    };
     if interface::may_ask_for_one(&parts.method, &parts.uri) {
         interface::ask_in_plain(&mut parts.headers);
     }
@@ -72,7 +78,12 @@ where
         return upgrade::serve(cx, origin, *response_timeout, near, parts, answered).await;
     }
     let progress = Progress::default();
-    let body = progress.follow(cx.metrics.request_body(Side::Export, body));
+    let body = cx.metrics.request_body(side, body);
+    let body = match caller {
+        Caller::Gateway(_) => body,
+        Caller::Visitor(_) => steady(body, visit::BODY_SILENCE),
+    };
+    let body = progress.follow(body);
     let mut request = Request::from_parts(parts, body);
     if let Some(interface) = &export.interface {
         request = interface.admit(origin, request).await?;
@@ -90,13 +101,23 @@ where
     Ok(pass(cx, response))
 }
 
+impl Caller<'_> {
+    fn may(self, export: &Export, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Fault> {
+        match self {
+            Caller::Gateway(peer) => export.plan.policy.request(&peer.domain, method, path, headers),
+            Caller::Visitor(visitor) => visitor.policy.visitor(method, path, headers),
+        }
+    }
+}
+
 /// What can be had of clients: how they are called back.
-async fn clients<B>(export: &Export, peer: &NodeId, request: &Request<B>) -> Result<Response<Body>, Fault> {
+async fn clients<B>(
+    export: &Export,
+    caller: Caller<'_>,
+    request: &Request<B>,
+) -> Result<Response<Body>, Fault> {
     let (method, path) = (request.method(), request.uri().path());
-    export
-        .plan
-        .policy
-        .request(&peer.domain, method, path, request.headers())?;
+    caller.may(export, method, path, request.headers())?;
     match path {
         interface::PATH => described(export, None, request).await,
         _ => Err(not_called(export)),
@@ -142,7 +163,7 @@ pub(crate) fn prepare(cx: &Context, peer: &NodeId, parts: &mut request::Parts) {
 }
 
 /// HTTP/2 may split the cookies over several lines; HTTP/1.1 may not (RFC 9113, 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }

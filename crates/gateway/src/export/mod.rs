@@ -10,6 +10,7 @@ pub(crate) mod patience;
 pub mod policy;
 mod queue;
 mod upgrade;
+mod visit;
 
 use std::{
     collections::BTreeMap,
@@ -48,6 +49,17 @@ use crate::{
     seam::{Body, Exports, FAULT, REQUEST_ID, SERVICE},
     spool::Spool,
 };
+
+pub(crate) use self::visit::{User, Visitor};
+
+/// Whom a call comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Caller<'a> {
+    /// A gateway, as TLS proved.
+    Gateway(&'a NodeId),
+    /// Somebody outside, by a published name.
+    Visitor(&'a Visitor),
+}
 
 /// The services that this gateway exports. Cheap to clone.
 #[derive(Clone)]
@@ -281,7 +293,15 @@ impl Inner {
         };
         let asked = Asked::by(request.headers(), request.uri());
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let response = forward::serve(&self.cx, &self.callbacks, export, peer, request, answered).await?;
+        let response = forward::serve(
+            &self.cx,
+            &self.callbacks,
+            export,
+            Caller::Gateway(peer),
+            request,
+            answered,
+        )
+        .await?;
         let OriginPlan::Http { url, .. } = &export.plan.origin else {
             return Ok(response);
         };

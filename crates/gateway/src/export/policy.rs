@@ -6,7 +6,7 @@ use hawser_proto::{DomainName, Fault, Place};
 use http::{HeaderMap, Method};
 
 use super::path::{PathGlob, PlainPath};
-use crate::config::AllowConfig;
+use crate::config::{AllowConfig, VisitorsConfig};
 
 /// Headers by which some frameworks let a request act as another method: they would get round a rule on methods.
 const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
@@ -34,6 +34,16 @@ impl Policy {
         rules.iter().map(Rule::new).collect::<Result<_, _>>().map(Self)
     }
 
+    /// The rules for visitors of a published name, as they are written in the configuration.
+    pub fn visitors(rules: &[VisitorsConfig]) -> Result<Self, String> {
+        let everybody = |c: &VisitorsConfig| AllowConfig {
+            domains: vec!["*".into()],
+            methods: c.methods.clone(),
+            paths: c.paths.clone(),
+        };
+        Self::new(&rules.iter().map(everybody).collect::<Vec<_>>())
+    }
+
     /// The rules.
     pub fn rules(&self) -> &[Rule] {
         &self.0
@@ -57,13 +67,24 @@ impl Policy {
         headers: &HeaderMap,
     ) -> Result<(), Fault> {
         self.domain(domain)?;
-        let mine = self
-            .0
-            .iter()
-            .filter(|r| r.has_domain(domain) && r.has_method(method));
-        let mut refusal = no_method(domain, method);
+        let mine = self.0.iter().filter(|r| r.has_domain(domain));
+        Self::judge(mine, no_method(domain, method), method, path, headers)
+    }
+
+    /// Whether a visitor of a published name may make this request.
+    pub fn visitor(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Fault> {
+        Self::judge(self.0.iter(), not_for_visitors(), method, path, headers)
+    }
+
+    fn judge<'r>(
+        rules: impl Iterator<Item = &'r Rule>,
+        mut refusal: Fault,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<(), Fault> {
         let mut plain = None;
-        for rule in mine {
+        for rule in rules.filter(|r| r.has_method(method)) {
             match rule.path(path, headers, &mut plain) {
                 Ok(()) => return Ok(()),
                 Err(fault) => refusal = fault,
@@ -162,6 +183,16 @@ fn method(text: &str) -> Result<Method, String> {
         "CONNECT" | "TRACE" => Err(format!("method {text:?} never reaches an export: leave it out")),
         _ => text.parse().map_err(|_| format!("{text:?} is no HTTP method")),
     }
+}
+
+fn not_for_visitors() -> Fault {
+    Fault::new(
+        Place::Policy,
+        403,
+        "visitors-not-allowed",
+        "this is not open to visitors of this name",
+        "its operator says what is, by `allow` of the [[gateway.publish]] table",
+    )
 }
 
 fn no_domain(domain: &DomainName) -> Fault {

@@ -8,7 +8,7 @@ use hawser_proto::{Fault, NodeId, Place, ServiceName, UnixTime, session::Request
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::{Export, Inner, forward};
+use super::{Caller, Export, Inner, forward};
 use crate::{
     callbacks,
     calls::{Call, Side},
@@ -145,7 +145,15 @@ impl Inner {
             match name.and_then(|name| self.export(&name)) {
                 Some(export) => {
                     let no_stream = Arc::new(Mutex::new(None));
-                    forward::serve(&self.cx, &self.callbacks, &export, &peer, request, no_stream).await
+                    forward::serve(
+                        &self.cx,
+                        &self.callbacks,
+                        &export,
+                        Caller::Gateway(&peer),
+                        request,
+                        no_stream,
+                    )
+                    .await
                 }
                 None => Err(unserved(&entry.queue)),
             }

@@ -67,7 +67,7 @@ pub(super) struct Rules<'a> {
 impl Rules<'_> {
     /// Judges a request. Its `Max-Forwards` is counted down.
     pub(super) fn admit<B>(&self, door: &Door, request: &mut Request<B>) -> Result<Admitted, Fault> {
-        self.form(request)?;
+        form(request, self.uri_bytes)?;
         let tunnel = *request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none();
         let authority = authority(request, door)?;
         let (service, open) = self.service(door, &authority, request.uri().path())?;
@@ -86,47 +86,6 @@ impl Rules<'_> {
             open,
             want,
         })
-    }
-
-    /// Whether the message itself is sound.
-    fn form<B>(&self, request: &Request<B>) -> Result<(), Fault> {
-        let uri = request.uri();
-        let length = uri.path_and_query().map_or(0, |p| p.as_str().len())
-            + uri.authority().map_or(0, |a| a.as_str().len());
-        if length > self.uri_bytes {
-            return Err(refuse(
-                414,
-                "uri-too-long",
-                format!("the target has {length} bytes, over {}", self.uri_bytes),
-                "shorten it, or raise uri_bytes in [gateway.limits]",
-            ));
-        }
-        if *request.method() == Method::TRACE {
-            return Err(refuse(
-                405,
-                "trace-refused",
-                "TRACE would show the gateways' own headers",
-                "look at the gateway's debug log instead",
-            ));
-        }
-        let headers = request.headers();
-        if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
-            return Err(bad(
-                "length-ambiguous",
-                "the request has both Content-Length and Transfer-Encoding",
-            ));
-        }
-        let mut codings = crate::headers::list(headers, &TRANSFER_ENCODING);
-        if codings.next().is_some_and(|c| !c.eq_ignore_ascii_case("chunked")) || codings.next().is_some() {
-            return Err(bad(
-                "coding-unknown",
-                "the request has a Transfer-Encoding other than \"chunked\"",
-            ));
-        }
-        if headers.get_all(HOST).iter().nth(1).is_some() {
-            return Err(bad("host-ambiguous", "the request has more than one Host header"));
-        }
-        Ok(())
     }
 
     fn service(&self, door: &Door, authority: &Authority, path: &str) -> Result<(ServiceId, bool), Fault> {
@@ -193,6 +152,47 @@ impl Rules<'_> {
             ),
         )
     }
+}
+
+/// Whether the message itself is sound.
+pub(crate) fn form<B>(request: &Request<B>, uri_bytes: usize) -> Result<(), Fault> {
+    let uri = request.uri();
+    let length = uri.path_and_query().map_or(0, |p| p.as_str().len())
+        + uri.authority().map_or(0, |a| a.as_str().len());
+    if length > uri_bytes {
+        return Err(refuse(
+            414,
+            "uri-too-long",
+            format!("the target has {length} bytes, over {}", uri_bytes),
+            "shorten it, or raise uri_bytes in [gateway.limits]",
+        ));
+    }
+    if *request.method() == Method::TRACE {
+        return Err(refuse(
+            405,
+            "trace-refused",
+            "TRACE would show the gateways' own headers",
+            "look at the gateway's debug log instead",
+        ));
+    }
+    let headers = request.headers();
+    if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
+        return Err(bad(
+            "length-ambiguous",
+            "the request has both Content-Length and Transfer-Encoding",
+        ));
+    }
+    let mut codings = crate::headers::list(headers, &TRANSFER_ENCODING);
+    if codings.next().is_some_and(|c| !c.eq_ignore_ascii_case("chunked")) || codings.next().is_some() {
+        return Err(bad(
+            "coding-unknown",
+            "the request has a Transfer-Encoding other than \"chunked\"",
+        ));
+    }
+    if headers.get_all(HOST).iter().nth(1).is_some() {
+        return Err(bad("host-ambiguous", "the request has more than one Host header"));
+    }
+    Ok(())
 }
 
 /// The host that the request is for: that of an absolute target wins over `Host` (RFC 9112, 3.2.2).

@@ -23,7 +23,7 @@ const QUIET: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// A connection that lingers at its end if `unread` says so then.
-pub(super) struct Linger<T> {
+pub(crate) struct Linger<T> {
     io: T,
     unread: Arc<AtomicBool>,
     lingering: Option<Lingering>,
@@ -36,7 +36,7 @@ struct Lingering {
 }
 
 impl<T> Linger<T> {
-    pub(super) fn new(io: T, unread: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(io: T, unread: Arc<AtomicBool>) -> Self {
         Self {
             io,
             unread,

@@ -26,6 +26,7 @@ use hawser_proto::NodeId;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::listen::{Bound, Job, Listening, Purpose};
+pub(crate) use self::{admit::form, linger::Linger};
 use crate::{callbacks::Callbacks, calls::CallMetrics, config::FrontPlan, headers::Pseudonym, seam::Links};
 
 /// The addresses that clients use. Cheap to clone; lives until drained.

@@ -13,9 +13,9 @@ use serde::Serialize;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use names::{Ingress, VisitError};
+pub(crate) use names::{By, Ingress, VisitError, Wanted};
 
-/// What the client says and hears, beneath TLS. HTTP/1.1 was agreed upon, or nothing was.
+/// What the client says and hears, beneath TLS. A web protocol was agreed upon, or nothing was.
 pub type VisitStream = TlsStream<Records<BoxedCarrier>>;
 
 /// A client from outside. Its network address is known to the hub alone.

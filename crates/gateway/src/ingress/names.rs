@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     io,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
@@ -25,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Handler, PublishedStatus, Visit};
+use crate::config::CertificatePlan;
 
 /// How often the files of given certificates are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -33,6 +33,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub(crate) struct Ingress {
     sites: ArcSwap<Vec<Site>>,
     by_root: Arc<ServerConfig>,
+    /// Serves the names of [`By::Public`].
+    public: Arc<dyn Handler>,
+    /// Serves those of [`By::Given`], once there is one.
     handler: OnceLock<Arc<dyn Handler>>,
     /// What hubs are to be told: nothing until somebody serves it.
     published: watch::Sender<Vec<HostName>>,
@@ -44,11 +47,26 @@ pub(crate) struct Ingress {
 #[derive(Clone)]
 struct Site {
     name: HostName,
+    by: By,
     given: Option<(Arc<Given>, Arc<ServerConfig>)>,
 }
 
-/// A name to publish, and the files of its certificate and key.
-pub(crate) type Wanted = (HostName, Option<(PathBuf, PathBuf)>);
+/// A name to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) name: HostName,
+    pub(crate) certificate: CertificatePlan,
+    pub(crate) by: By,
+}
+
+/// Who serves a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// The handler that [`Ingress::serve`] is given: devices may verify it by the domain's root.
+    Given,
+    /// The gateway itself ([`crate::public`]), for browsers and all that verifies as they do.
+    Public,
+}
 
 /// Why a client was not let in.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +89,7 @@ pub(crate) enum VisitError {
     },
     /// It knows no root, and there is no public certificate.
     #[error(
-        "it wants a public certificate, and {0} has none: set gateway.broker.certificate and key for browsers"
+        "it wants a public certificate, and {0} has none: set certificate and key of the table that names it"
     )]
     NoCertificate(HostName),
     /// Nobody serves what is published.
@@ -80,15 +98,22 @@ pub(crate) enum VisitError {
 }
 
 impl Ingress {
-    /// Reads the certificates. Nothing is published until [`Ingress::serve`].
-    pub(crate) fn new(own: SharedCredentials, wanted: &[Wanted]) -> Result<Arc<Self>, IdentityError> {
-        Ok(Arc::new(Self {
+    /// Reads the certificates. What `public` does not serve is not published until [`Ingress::serve`].
+    pub(crate) fn new(
+        own: SharedCredentials,
+        wanted: &[Wanted],
+        public: Arc<dyn Handler>,
+    ) -> Result<Arc<Self>, IdentityError> {
+        let ingress = Self {
             sites: ArcSwap::from_pointee(sites(wanted, &[])?),
             by_root: tls::gateway_device(own)?,
+            public,
             handler: OnceLock::new(),
             published: watch::Sender::default(),
             said: Mutex::default(),
-        }))
+        };
+        ingress.tell();
+        Ok(Arc::new(ingress))
     }
 
     /// Publishes from now on what this handler serves. The first handler stays.
@@ -156,12 +181,12 @@ impl Ingress {
         carrier: BoxedCarrier,
         drain: CancellationToken,
     ) -> Result<(Visit, Arc<dyn Handler>), VisitError> {
-        let Some(handler) = self.handler.get() else {
-            return Err(VisitError::Unserved(name));
-        };
         let visit = timeout(HANDSHAKE_TIMEOUT, self.accept(name, carrier, drain));
-        let visit = visit.await.map_err(|_| VisitError::Late)??;
-        Ok((visit, handler.clone()))
+        let (visit, by) = visit.await.map_err(|_| VisitError::Late)??;
+        match self.handler(by) {
+            Some(handler) => Ok((visit, handler.clone())),
+            None => Err(VisitError::Unserved(visit.name)),
+        }
     }
 
     async fn accept(
@@ -169,7 +194,7 @@ impl Ingress {
         name: HostName,
         carrier: BoxedCarrier,
         drain: CancellationToken,
-    ) -> Result<Visit, VisitError> {
+    ) -> Result<(Visit, By), VisitError> {
         let opening = Opening::read(carrier).await.map_err(VisitError::Tls)?;
         let site = self.sites.load().iter().find(|s| s.name == name).cloned();
         let Some(site) = site.filter(|s| opening.name().as_ref() == Some(&s.name)) else {
@@ -181,7 +206,7 @@ impl Ingress {
                 asked: asked.map_or_else(|| "no name".into(), |n| n.to_string()),
             });
         };
-        let by_root = opening.offers(ALPN_DEVICE);
+        let by_root = site.by == By::Given && opening.offers(ALPN_DEVICE);
         let config = match (by_root, site.given) {
             (true, _) => self.by_root.clone(),
             (false, Some((_, config))) => config,
@@ -191,19 +216,26 @@ impl Ingress {
             }
         };
         let stream = opening.accept(config).await.map_err(VisitError::Tls)?;
-        Ok(Visit {
+        let visit = Visit {
             name,
             by_root,
             stream,
             drain,
-        })
+        };
+        Ok((visit, site.by))
+    }
+
+    fn handler(&self, by: By) -> Option<&Arc<dyn Handler>> {
+        match by {
+            By::Given => self.handler.get(),
+            By::Public => Some(&self.public),
+        }
     }
 
     fn tell(&self) {
-        if self.handler.get().is_none() {
-            return;
-        }
-        let names: Vec<_> = self.sites.load().iter().map(|s| s.name.clone()).collect();
+        let sites = self.sites.load();
+        let served = sites.iter().filter(|s| self.handler(s.by).is_some());
+        let names: Vec<_> = served.map(|s| s.name.clone()).collect();
         self.published.send_if_modified(|told| {
             let changed = *told != names;
             *told = names;
@@ -252,15 +284,18 @@ pub(crate) struct Prepared(Vec<Site>);
 
 /// What is wanted; certificates in use from the same files stay.
 fn sites(wanted: &[Wanted], before: &[Site]) -> Result<Vec<Site>, IdentityError> {
-    let one = |(name, files): &Wanted| {
-        let Some((certificate, key)) = files else {
+    let one = |wanted: &Wanted| {
+        let (name, by) = (&wanted.name, wanted.by);
+        let CertificatePlan::Files { certificate, key } = &wanted.certificate else {
             return Ok(Site {
                 name: name.clone(),
+                by,
                 given: None,
             });
         };
         let same = before.iter().find(|s| {
             s.name == *name
+                && s.by == by
                 && s.given
                     .as_ref()
                     .is_some_and(|(given, _)| given.is_of(certificate, key))
@@ -269,9 +304,13 @@ fn sites(wanted: &[Wanted], before: &[Site]) -> Result<Vec<Site>, IdentityError>
             return Ok(same.clone());
         }
         let given = Given::load(name, certificate, key)?;
-        let config = tls::public_server(given.clone())?;
+        let config = match by {
+            By::Given => tls::public_server(given.clone())?,
+            By::Public => tls::public_web_server(given.clone())?,
+        };
         Ok(Site {
             name: name.clone(),
+            by,
             given: Some((given, config)),
         })
     };

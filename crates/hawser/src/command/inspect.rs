@@ -43,7 +43,7 @@ pub(super) async fn run(config: &Path, args: InspectArgs) -> anyhow::Result<()> 
             when::date(UnixTime(number(e, "at") / 1000)),
             short(text(e, "request")),
             text(e, "side").into(),
-            text(e, "who").into(),
+            from(e),
             text(e, "method").into(),
             text(e, "what").into(),
             status,
@@ -58,6 +58,14 @@ pub(super) async fn run(config: &Path, args: InspectArgs) -> anyhow::Result<()> 
         return Ok(());
     }
     terminal::print(&table.to_string())
+}
+
+/// Where it came from, and who logged in there.
+fn from(e: &Value) -> String {
+    match (text(e, "user"), text(e, "who")) {
+        ("", who) => who.to_owned(),
+        (user, who) => format!("{user} at {who}"),
+    }
 }
 
 /// What a SOAP message is, and which call it answers.

@@ -10,6 +10,7 @@ mod domain;
 mod hub;
 mod inspect;
 mod join;
+mod login;
 mod man;
 mod people;
 mod protect;
@@ -51,6 +52,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Queue(command) => small(queue::run(config, command)),
         Command::Callbacks(command) => small(callbacks::run(config, command)),
         Command::Inspect(args) => small(inspect::run(config, args)),
+        Command::Login(command) => small(login::run(config, command)),
         Command::Status { output } => small(status::run(config, output)),
         Command::Check { output } => check::run(config, output),
         Command::Doctor { output, timeout } => small(doctor::run(config, output, timeout)),

@@ -12,6 +12,7 @@ mod ingress;
 mod lives;
 mod page;
 mod protect;
+mod publish;
 mod refusals;
 mod renewal;
 mod revocation;
