@@ -20,7 +20,7 @@ mod rules;
 pub use address::{Address, AddressError, MAX_ADDRESS};
 pub use capability::{CapabilityError, Grant, Secret, Secrets};
 pub use fields::{DIGESTS, headers, query};
-pub use message::{Direction, Editor, Plan, Step};
+pub use message::{Direction, Editor, Plan, Step, decoded};
 pub use replace::{
     Left, MAX_ENTRIES, MAX_TEXT, Place, Refusal, Replace, Replaced, Report, Soap, SoapVersion, Subscription,
     SubscriptionStep, Verdict, Why,

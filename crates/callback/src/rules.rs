@@ -88,6 +88,19 @@ impl JsonPointer {
         &self.text
     }
 
+    /// Whether it leads to the value at this path of members and element numbers.
+    pub fn leads_to<'a>(&self, path: impl ExactSizeIterator<Item = &'a str>) -> bool {
+        self.segments.len() == path.len()
+            && self
+                .segments
+                .iter()
+                .zip(path)
+                .all(|(segment, name)| match segment {
+                    Segment::Any => true,
+                    Segment::Name(wanted) => **wanted == *name,
+                })
+    }
+
     pub(crate) fn segments(&self) -> &[Segment] {
         &self.segments
     }

@@ -60,6 +60,9 @@ struct Line<'a> {
     bytes: u64,
     /// `complete`, `broken` or `dropped` by whoever asked.
     outcome: &'a str,
+    /// The exchange whose request was sent again, if this was no caller's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replays: Option<&'a str>,
 }
 
 impl AccessLog {
@@ -107,6 +110,7 @@ fn line(call: &Exchange) -> Vec<u8> {
         ms: call.ms,
         bytes: call.bytes,
         outcome: call.outcome,
+        replays: call.replays.as_deref(),
     };
     serde_json::to_vec(&line).unwrap_or_default()
 }
@@ -183,6 +187,9 @@ mod tests {
             replaced: Vec::new(),
             left: Vec::new(),
             answers: Vec::new(),
+            replays: None,
+            recorded: false,
+            recording: None,
         }
     }
 

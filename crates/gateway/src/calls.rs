@@ -14,8 +14,8 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use hawser_proto::session::RequestId;
-use http::{Method, Response, StatusCode};
+use hawser_proto::{NodeId, session::RequestId};
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use prometheus_client::{
@@ -28,7 +28,8 @@ use hawser_callback::Report;
 
 use crate::{
     access_log::AccessLog,
-    inspect::{self, Exchange, Inspector, Seen},
+    config::InspectPlan,
+    inspect::{self, Exchange, Inspector, Seen, record::Recorder},
     seam::{Body, BoxError},
 };
 
@@ -233,6 +234,8 @@ pub struct Call {
     bytes: u64,
     outcome: Outcome,
     seen: Seen,
+    recorder: Option<Recorder>,
+    replays: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,6 +277,8 @@ impl Call {
             bytes: 0,
             outcome: Outcome::Dropped,
             seen: Seen::default(),
+            recorder: None,
+            replays: None,
         }
     }
 
@@ -297,10 +302,37 @@ impl Call {
         self.seen.report(report);
     }
 
+    /// It sends the request of this exchange again.
+    pub fn replays(&mut self, first: String) {
+        self.replays = Some(first);
+    }
+
+    /// Records it whole, if there is a plan to and room; the request goes on with a body that is copied as it passes.
+    pub(crate) fn record(
+        &mut self,
+        plan: Option<&Arc<InspectPlan>>,
+        peer: &NodeId,
+        request: Request<Body>,
+    ) -> Request<Body> {
+        let Some(plan) = plan else {
+            return request;
+        };
+        let memory = self.metrics.inspector().memory();
+        let (recorder, request) = Recorder::begin(memory, plan, peer, request);
+        self.recorder = recorder;
+        request
+    }
+
     /// Follows an answer to its end. `abort` is set when the body breaks off.
     pub fn follow(mut self, response: Response<Body>, abort: Option<Arc<AtomicBool>>) -> Response<Body> {
         self.head(response.status());
+        if let Some(recorder) = &mut self.recorder {
+            recorder.answered(response.status(), response.headers());
+        }
         if http_body::Body::is_end_stream(response.body()) {
+            if let Some(recorder) = &mut self.recorder {
+                recorder.answer_body().nothing();
+            }
             self.outcome = Outcome::Complete;
             return response;
         }
@@ -385,6 +417,9 @@ impl Drop for Call {
             replaced: std::mem::take(&mut self.seen.replaced),
             left: std::mem::take(&mut self.seen.left),
             answers: Vec::new(),
+            replays: self.replays.take(),
+            recorded: false,
+            recording: self.recorder.take().map(Recorder::finish),
         };
         if let Some(log) = m.log.load().as_ref() {
             log.note(&ended);
@@ -434,6 +469,16 @@ impl http_body::Body for Followed {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let Some(recorder) = &mut this.call.recorder {
+            match &frame {
+                Some(Ok(frame)) => recorder.answer_body().frame(frame),
+                None => recorder.answer_body().end(),
+                Some(Err(_)) => {}
+            }
+            if this.body.is_end_stream() {
+                recorder.answer_body().end();
+            }
+        }
         match &frame {
             Some(Ok(frame)) => {
                 this.call.bytes += frame.data_ref().map_or(0, |d| d.len() as u64);

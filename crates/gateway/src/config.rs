@@ -3,6 +3,7 @@
 
 mod broker;
 mod callbacks;
+mod inspect;
 mod interface;
 mod plan;
 mod publish;
@@ -22,6 +23,7 @@ pub use callbacks::{
     CallbackMode, CallbackRule, CallbackRuleConfig, CallbacksConfig, CallbacksPlan, OpenConfig,
     OverflowConfig,
 };
+pub use inspect::{InspectConfig, InspectPlan, InspectorConfig};
 pub use interface::{DocumentPlan, InterfaceConfig, InterfacePlan};
 pub use plan::{
     Beside, CarrierPlan, ConfigError, ExportPlan, FrontPlan, GatewayPlan, HealthPlan, ImportPlan, OriginPlan,
@@ -66,6 +68,8 @@ pub struct GatewayConfig {
     pub callbacks: CallbacksConfig,
     /// `[gateway.limits]`: what one client can take.
     pub limits: LimitsConfig,
+    /// `[gateway.inspect]`: what recorded exchanges may take.
+    pub inspect: InspectorConfig,
     /// `[gateway.broker]`: events of applications, to users' devices outside. Default: none.
     pub broker: Option<BrokerConfig>,
 }
@@ -86,6 +90,7 @@ impl Default for GatewayConfig {
             publish: Vec::new(),
             callbacks: CallbacksConfig::default(),
             limits: LimitsConfig::default(),
+            inspect: InspectorConfig::default(),
             broker: None,
         }
     }
@@ -222,6 +227,9 @@ pub struct ExportConfig {
     /// Messages that are accepted now and delivered when the service is there. Default: none.
     #[serde(default)]
     pub queue: Option<QueueConfig>,
+    /// Has the exchanges recorded whole, in memory, for `hawser inspect`. Default: method, path and status alone are kept.
+    #[serde(default)]
+    pub inspect: Option<InspectConfig>,
     /// Who may do what. A call is allowed if one rule allows it. Default: nobody, nothing.
     #[serde(default)]
     pub allow: Vec<AllowConfig>,

@@ -1,5 +1,10 @@
 //! The last exchanges of each service, for an operator's eyes (`hawser inspect`): who asked whom for what, what came of it, and
-//! which messages belong together. Metadata alone, never bodies or queries; bounded in number and size.
+//! which messages belong together. Metadata alone, bounded in number and size; heads and bodies where an export's `inspect` table asks
+//! for them (`record`), masked when shown (`mask`).
+
+pub(crate) mod mask;
+pub(crate) mod record;
+pub(crate) mod show;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,6 +14,9 @@ use std::{
 
 use hawser_callback::{Report, Soap};
 use serde::Serialize;
+
+use record::{Memory, Recording};
+pub use show::{Shown, ShownBody, ShownRequest, ShownResponse};
 
 /// Exchanges that are kept of each service.
 const PER_SERVICE: usize = 200;
@@ -55,6 +63,15 @@ pub struct Exchange {
     /// Ids of the calls that this one answers, as far as they are kept here (WS-Addressing `RelatesTo`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<String>,
+    /// Id of the exchange whose recorded request this one sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replays: Option<String>,
+    /// Whether its recording is kept.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub recorded: bool,
+    /// Number of its recording.
+    #[serde(skip)]
+    pub(crate) recording: Option<u64>,
 }
 
 /// What a SOAP message says of itself (WS-Addressing 1.0, section 3).
@@ -108,25 +125,30 @@ impl Seen {
 
 /// The kept exchanges. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Inspector(Arc<Mutex<BTreeMap<String, VecDeque<Exchange>>>>);
+pub struct Inspector {
+    kept: Arc<Mutex<BTreeMap<String, VecDeque<Exchange>>>>,
+    memory: Arc<Memory>,
+}
 
 impl Inspector {
     /// Keeps an exchange, and forgets the oldest of its service when there are too many.
     pub(crate) fn keep(&self, exchange: Exchange) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= SERVICES && !kept.contains_key(&exchange.service) {
+            exchange.recording.iter().for_each(|n| self.memory.forget(*n));
             return;
         }
         let of_service = kept.entry(exchange.service.clone()).or_default();
         if of_service.len() >= PER_SERVICE {
-            of_service.pop_front();
+            let gone = of_service.pop_front().and_then(|gone| gone.recording);
+            gone.iter().for_each(|n| self.memory.forget(*n));
         }
         of_service.push_back(exchange);
     }
 
     /// Those that are kept, oldest first, each with the calls that it answers.
     pub fn exchanges(&self) -> Vec<Exchange> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<Exchange> = kept.values().flatten().cloned().collect();
         drop(kept);
         all.sort_by_key(|e| e.at);
@@ -139,8 +161,37 @@ impl Inspector {
         for e in &mut all {
             let related = e.soap.iter().flat_map(|s| &s.relates_to);
             e.answers = related.filter_map(|id| asked.get(id).cloned()).collect();
+            e.recorded = e.recording.is_some_and(|n| self.memory.recording(n).is_some());
         }
         all
+    }
+
+    /// The exchange whose id begins so, and what is recorded of it.
+    pub(crate) fn find(&self, id: &str) -> Result<(Exchange, Option<Arc<Recording>>), String> {
+        let mut found = self.exchanges();
+        found.retain(|e| !id.is_empty() && e.request.starts_with(id));
+        // Ids come from the calling gateway: the same one twice must not stand for one exchange.
+        if found.len() > 1 && found.iter().any(|e| e.recorded) {
+            found.retain(|e| e.recorded);
+        }
+        match found.len() {
+            0 => Err(format!(
+                "no exchange {id:?} is kept: see `hawser inspect` for those that are, and name one by its REQUEST"
+            )),
+            1 => {
+                let exchange = found.remove(0);
+                let recording = exchange.recording.and_then(|n| self.memory.recording(n));
+                Ok((exchange, recording))
+            }
+            several => Err(format!(
+                "{several} exchanges have an id that begins with {id:?}: write more of it (`hawser inspect --json` has it whole)"
+            )),
+        }
+    }
+
+    /// Where recordings go.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 }
 
@@ -178,6 +229,9 @@ mod tests {
             replaced: Vec::new(),
             left: Vec::new(),
             answers: Vec::new(),
+            replays: None,
+            recorded: false,
+            recording: None,
         }
     }
 

@@ -26,10 +26,11 @@ use crate::{
     export::{
         ExportError, Exporter,
         interface::{self, InterfaceView},
+        replay::Replayed,
     },
     front::{Front, FrontError},
     ingress::{Handler, Ingress, PublishedStatus},
-    inspect::Exchange,
+    inspect::{Exchange, Shown},
     links::{
         assembly::{Assembly, LinksError, Settings},
         mailbox::MailboxEvent,
@@ -166,6 +167,7 @@ impl Gateway {
         plan.warnings().iter().for_each(|warning| warn!("{warning}"));
         let metrics = CallMetrics::register(registry);
         metrics.log_to(access_log(&metrics, &plan)?);
+        metrics.inspector().memory().bound(plan.inspect_memory);
         if dir_has_issuer(&plan) {
             Keys::new(&store).ensure().await.map_err(Box::new)?;
         }
@@ -242,6 +244,7 @@ impl Gateway {
         self.spool.reload(plan.queues());
         self.ingress.apply(published);
         self.metrics.log_to(log);
+        self.metrics.inspector().memory().bound(plan.inspect_memory);
         plan.warnings().iter().for_each(|warning| warn!("{warning}"));
         *self.plan() = plan;
         info!("took the new configuration");
@@ -312,6 +315,16 @@ impl Gateway {
     /// what was ordered may be done in part.
     pub fn queue(&self, path: &str, question: Value) -> Option<BoxFuture<'static, Result<Value, String>>> {
         Order::of(path).map(|order| self.spool.clone().asked(order, question))
+    }
+
+    /// An exchange, by its id or the beginning of that, with what is recorded of it, secrets masked.
+    pub fn exchange(&self, id: &str) -> Result<Shown, String> {
+        self.exporter.shown(id)
+    }
+
+    /// Sends a recorded request to its origin again. Cancel safe.
+    pub async fn replay(&self, id: &str) -> Result<Replayed, String> {
+        self.exporter.replay(id).await
     }
 
     /// Whether calls can be expected to work: some hub is connected, or none has been joined yet.

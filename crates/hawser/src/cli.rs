@@ -180,7 +180,10 @@ Examples:
 Examples:
   hawser inspect
   hawser inspect orders --last 5
-  hawser inspect --json | jq '.[] | select(.status >= 500)'")]
+  hawser inspect --json | jq '.[] | select(.status >= 500)'
+  hawser inspect show 3fa1b2c4
+  hawser inspect replay 3fa1b2c4
+  hawser inspect har --service orders --last 20 -o orders.har")]
     Inspect(calls::InspectArgs),
     /// Shows messages that wait to be delivered or were given up, replays and discards them.
     #[command(

@@ -414,10 +414,25 @@ impl Source for GatewaySource {
     }
 
     fn act(&self, path: &str, body: Value) -> Option<BoxFuture<'static, Result<Value, String>>> {
-        if path != "/interface" {
-            return self.0.queue(path, body);
-        }
         let gateway = self.0.clone();
+        let wanted = |key: &str| {
+            body.get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        match path {
+            "/interface" => {}
+            "/exchange" => {
+                let shown = gateway.exchange(&wanted("request")).map(json);
+                return Some(Box::pin(std::future::ready(shown)));
+            }
+            "/replay" => {
+                let id = wanted("request");
+                return Some(Box::pin(async move { gateway.replay(&id).await.map(json) }));
+            }
+            _ => return gateway.queue(path, body),
+        }
         Some(Box::pin(async move {
             let service = body.get("service").and_then(Value::as_str).unwrap_or_default();
             let service = service

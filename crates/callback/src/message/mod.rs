@@ -20,6 +20,7 @@ mod reader;
 mod soap;
 mod splice;
 mod tokens;
+mod whole;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use crate::{
 };
 use coding::{Coded, Coding};
 use media::MediaType;
+pub use whole::decoded;
 
 /// Which way a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

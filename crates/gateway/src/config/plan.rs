@@ -20,6 +20,7 @@ use super::{
     ImportProtocol, LimitsConfig, OriginVersion,
     broker::{self, BrokerPlan},
     callbacks::{self, CallbacksPlan},
+    inspect::{self, InspectPlan},
     interface::{self, InterfacePlan},
     publish::{self, CertificatePlan, PublishPlan},
     queue::{self, QueuePlan},
@@ -60,6 +61,8 @@ pub struct GatewayPlan {
     pub exports: Vec<ExportPlan>,
     /// What is published.
     pub publish: Vec<PublishPlan>,
+    /// Bytes of memory for recorded exchanges.
+    pub inspect_memory: usize,
     /// How services may call their clients back.
     pub callbacks: CallbacksPlan,
     /// The enterprise's side of the broker, if it runs here.
@@ -191,6 +194,8 @@ pub struct ExportPlan {
     pub health: Option<HealthPlan>,
     /// Messages that are delivered later, if any.
     pub queue: Option<QueuePlan>,
+    /// How its exchanges are recorded, if at all.
+    pub inspect: Option<Arc<InspectPlan>>,
     /// Who may do what.
     pub policy: Policy,
     /// Longest wait for a connection.
@@ -337,6 +342,7 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
         .and_then(|broker| broker::check(broker, &mut seen, &mut bad));
     let exports = exports(&c.export, &mut bad);
     let publish = publish::check(&c.publish, &exports, broker.as_ref().map(|b| &b.name), &mut bad);
+    inspect::memory(&c.inspect, &mut bad);
     let carriers = carriers(&c.carrier, &mut bad);
     let minute = Duration::from_secs(60);
     bad.between(
@@ -363,6 +369,7 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
                 front,
                 exports,
                 publish,
+                inspect_memory: c.inspect.memory_bytes,
                 callbacks,
                 broker,
             }
@@ -565,6 +572,10 @@ fn one_export(i: usize, c: &ExportConfig, bad: &mut Complaints) -> Option<Export
         Some(q) => Some(queue::check(&format!("{key}.queue"), q, bad)?),
         None => None,
     };
+    let inspect = c.inspect.as_ref().map(|i| {
+        let key = format!("{key}.inspect");
+        Arc::new(inspect::check(&key, i, c.http.is_some(), bad))
+    });
     if c.description.len() > MAX_DESCRIPTION {
         bad.add(
             &format!("{key}.description"),
@@ -591,6 +602,7 @@ fn one_export(i: usize, c: &ExportConfig, bad: &mut Complaints) -> Option<Export
         interface,
         health,
         queue,
+        inspect,
         policy: policy?,
         connect_timeout: c.connect_timeout,
     })

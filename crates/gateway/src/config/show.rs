@@ -107,6 +107,13 @@ impl fmt::Display for GatewayPlan {
             if let Some(queue) = &e.queue {
                 writeln!(f, "    queue {queue}")?;
             }
+            if let Some(inspect) = &e.inspect {
+                writeln!(
+                    f,
+                    "    recorded in memory, {} bytes of each body",
+                    inspect.body_bytes
+                )?;
+            }
         }
         if let Some(queue) = &self.callbacks.queue {
             writeln!(f, "  calls back: queue {queue}")?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hawser_proto::{Fault, NodeId, Place};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
     header::{COOKIE, HOST},
     request,
 };
@@ -45,7 +45,7 @@ where
             origin,
             response_timeout,
         } => (origin, response_timeout),
-        Kind::Clients => return clients(export, caller, &request).await,
+        Kind::Clients => return clients(export, caller, request).await,
         Kind::Tcp { .. } => return Err(not_http(export)),
     };
     let wanted = Upgrade::of(&request);
@@ -57,7 +57,7 @@ where
     };
     caller.may(export, &method, request.uri().path(), request.headers())?;
     if request.uri().path() == interface::PATH {
-        return described(export, Some(origin), &request).await;
+        return described(export, Some(origin), request.method(), request.uri()).await;
     }
     let near = (wanted == Upgrade::WebSocket).then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
@@ -114,24 +114,27 @@ impl Caller<'_> {
 async fn clients<B>(
     export: &Export,
     caller: Caller<'_>,
-    request: &Request<B>,
+    request: Request<B>,
 ) -> Result<Response<Body>, Fault> {
-    let (method, path) = (request.method(), request.uri().path());
-    caller.may(export, method, path, request.headers())?;
+    // The body is not read, and could not be lent across an await.
+    let (parts, _) = request.into_parts();
+    let (method, path) = (&parts.method, parts.uri.path());
+    caller.may(export, method, path, &parts.headers)?;
     match path {
-        interface::PATH => described(export, None, request).await,
+        interface::PATH => described(export, None, method, &parts.uri).await,
         _ => Err(not_called(export)),
     }
 }
 
 /// The service's registered description.
-async fn described<B>(
+async fn described(
     export: &Export,
     origin: Option<&Origin>,
-    request: &Request<B>,
+    method: &Method,
+    uri: &Uri,
 ) -> Result<Response<Body>, Fault> {
-    match (&export.interface, request.uri().authority()) {
-        (Some(interface), Some(authority)) if *request.method() == Method::GET => {
+    match (&export.interface, uri.authority()) {
+        (Some(interface), Some(authority)) if *method == Method::GET => {
             interface.serve(origin, authority).await
         }
         _ => Err(interface::none()),

@@ -9,6 +9,7 @@ pub mod path;
 pub(crate) mod patience;
 pub mod policy;
 mod queue;
+pub(crate) mod replay;
 mod upgrade;
 mod visit;
 
@@ -30,6 +31,7 @@ use hawser_proto::{
     session::RequestId,
 };
 use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::{net::TcpStream, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -264,8 +266,10 @@ impl Inner {
             Some(name) => self.export(name).ok_or_else(|| unknown(name)),
             None => Err(unnamed()),
         };
+        let mut request: Request<Body> = request.map(|body| body.map_err(Into::into).boxed_unsync());
         if let Ok(export) = &export {
             call.service(&export.plan.name);
+            request = call.record(export.plan.inspect.as_ref(), &peer, request);
         }
         let call = Arc::new(Mutex::new(Some(call)));
         let answered = match export {
@@ -284,7 +288,7 @@ impl Inner {
         export: &Arc<Export>,
         peer: &NodeId,
         id: RequestId,
-        request: Request<Incoming>,
+        request: Request<Body>,
         answered: upgrade::Answered,
     ) -> Result<Response<Body>, Fault> {
         let request = match self.keep(export, peer, id, request).await? {

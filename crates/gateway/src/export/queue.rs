@@ -27,7 +27,7 @@ pub(super) enum Kept {
     /// It is kept.
     Kept(Response<Body>),
     /// It is for no queue.
-    Not(Request<Incoming>),
+    Not(Request<Body>),
 }
 
 impl Inner {
@@ -37,7 +37,7 @@ impl Inner {
         export: &Export,
         peer: &NodeId,
         id: RequestId,
-        request: Request<Incoming>,
+        request: Request<Body>,
     ) -> Result<Kept, Fault> {
         let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
         let queue = export

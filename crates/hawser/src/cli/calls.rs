@@ -37,7 +37,10 @@ pub(crate) enum ServicesCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct InspectArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<InspectCommand>,
     /// Only exchanges of services whose name contains this.
     pub(crate) service: Option<String>,
     /// Only the last so many.
@@ -45,6 +48,39 @@ pub(crate) struct InspectArgs {
     pub(crate) last: usize,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InspectCommand {
+    /// Shows a recorded exchange: request and answer, with their bodies, secrets masked.
+    Show {
+        /// The exchange: its REQUEST in the list, or more of its id.
+        request: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Sends a recorded request to its origin again, as it was, through its export and the policy of that.
+    Replay {
+        /// The exchange: its REQUEST in the list, or more of its id.
+        request: String,
+        /// Do not ask, even if the method may change something each time that it is used.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Writes recorded exchanges as an HTTP Archive (HAR 1.2), for browsers' tools and others, secrets masked.
+    Har {
+        /// Only exchanges of services whose name contains this.
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Only the last so many.
+        #[arg(long, value_name = "COUNT", default_value_t = 50)]
+        last: usize,
+        /// Where to. Default: standard output.
+        #[arg(short = 'o', long = "output", value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,4 +1,8 @@
-//! `hawser inspect`: the last exchanges of each service, and which of them belong together.
+//! `hawser inspect`: the last exchanges of each service, which of them belong together, and those that are recorded, whole. The gateway
+//! masks secrets; they do not come here.
+
+mod har;
+mod whole;
 
 use std::path::Path;
 
@@ -6,9 +10,25 @@ use hawser_proto::UnixTime;
 use serde_json::Value;
 
 use super::asking;
-use crate::{cli::calls::InspectArgs, table::Table, terminal, when};
+use crate::{
+    cli::calls::{InspectArgs, InspectCommand},
+    table::Table,
+    terminal, when,
+};
 
 pub(super) async fn run(config: &Path, args: InspectArgs) -> anyhow::Result<()> {
+    match args.command {
+        None => {}
+        Some(InspectCommand::Show { request, output }) => {
+            return whole::show(config, &request, output.json).await;
+        }
+        Some(InspectCommand::Replay { request, yes, output }) => {
+            return whole::replay(config, &request, yes, output.json).await;
+        }
+        Some(InspectCommand::Har { service, last, file }) => {
+            return har::write(config, service.as_deref(), last, file.as_deref()).await;
+        }
+    }
     let answer = asking::gateway(config, "/exchanges").await?;
     let wanted = |e: &&Value| {
         args.service
@@ -74,7 +94,11 @@ fn message(e: &Value) -> String {
     let part = |key| soap.and_then(|s| s.get(key)?.as_str()).map(str::to_owned);
     let answers: Vec<_> = strings(e, "answers").map(short).collect();
     let what = part("operation").or_else(|| part("action")).unwrap_or_default();
+    let replays = text(e, "replays");
     match answers.as_slice() {
+        [] if !replays.is_empty() => format!("{what} replays {}", short(replays))
+            .trim_start()
+            .to_owned(),
         [] => what,
         answers => format!("{what} answers {}", answers.join(" "))
             .trim_start()

@@ -9,6 +9,7 @@ mod documents;
 mod endings;
 mod ground;
 mod ingress;
+mod inspector;
 mod lives;
 mod page;
 mod protect;

@@ -50,7 +50,7 @@ fn grpc() {
     if !gate::networks("gRPC (grpcio)") {
         return;
     }
-    let (world, _servers) = with_servers(Service::http("grpc", 8002), |w, d| {
+    let (world, _servers) = with_servers(Service::http("grpc", 8002).more("inspect = {}"), |w, d| {
         python(w, d, "grpc_server.py", 8002)
     });
     for way in world.ways() {
@@ -68,7 +68,7 @@ fn websocket() {
     if !gate::networks("WebSocket (websockets)") {
         return;
     }
-    let (world, _servers) = with_servers(Service::http("ws", 8003), |w, d| {
+    let (world, _servers) = with_servers(Service::http("ws", 8003).more("inspect = {}"), |w, d| {
         python(w, d, "websocket_server.py", 8003)
     });
     for way in world.ways() {
