@@ -76,8 +76,9 @@ impl Machine {
             dir,
         };
         let qmp = own.qmp();
-        own.process
-            .wait_until(wait::SOON, "its QMP socket", |_| qmp.exists())?;
+        own.process.wait_until(wait::SOON, "its QMP socket", |process| {
+            listens(process.id(), &qmp)
+        })?;
         Ok(own)
     }
 
@@ -175,6 +176,18 @@ impl Machine {
         self.process.wait_end(limit)
     }
 }
+
+/// Whether connections to a process's socket are taken: between its file and that there is a moment.
+fn listens(pid: u32, socket: &Path) -> bool {
+    let sockets = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    sockets.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(3);
+        fields.next() == Some(LISTENING) && fields.nth(3).map(Path::new) == Some(socket)
+    })
+}
+
+/// Flags of a socket in `/proc/net/unix` that listens (`__SO_ACCEPTCON`).
+const LISTENING: &str = "00010000";
 
 /// A port of the host's loopback that nobody has now.
 fn free_port(host: &Host) -> Result<SocketAddr> {
