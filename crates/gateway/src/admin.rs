@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use data_encoding::HEXLOWER;
 use hawser_identity::{
     CertificateDer, Credentials, Fingerprint, HubAddress, HubToken, IdentityError, Issuer, JoinToken, Joins,
     NodeKey, PeeringToken, RootAuthority, Secret, TokenError, Trust, file, prepare_dir, token,
@@ -29,7 +30,6 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::callbacks::keys::Keys;
 use crate::links::records::{
     HUBS, HubRecord, ISSUED, IssuedRecord, PEERS, PeerRecord, REVOKED, RevokedRecord, TOKENS, TokenRecord,
-    hex,
 };
 
 /// How long a new token may take from the gateway that made it to its hubs.
@@ -268,7 +268,7 @@ pub async fn make_join_token(dir: &Path, joins: Joins, life: Duration) -> Result
     };
     store
         .bucket(TOKENS)
-        .create(&hex(&made.hub_half.hash()), &record)
+        .create(&HEXLOWER.encode(&made.hub_half.hash()), &record)
         .await?;
     Ok(made)
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use hawser_proto::session::{REQUEST_ID as ID_BYTES, RequestId};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
@@ -185,14 +186,8 @@ pub fn fresh_request_id() -> RequestId {
 
 /// A request id as it stands in a header.
 pub fn parse_request_id(text: &str) -> Option<RequestId> {
-    if text.len() != 2 * ID_BYTES || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut id = [0; ID_BYTES];
-    for (byte, pair) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(RequestId(id))
+    let id = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?;
+    Some(RequestId(id.try_into().ok()?))
 }
 
 /// A value that is known to be printable ASCII.

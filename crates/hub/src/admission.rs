@@ -3,12 +3,13 @@
 //! The token is spent by compare-and-swap before the root is written, so that no token admits twice; a crash in between
 //! costs a new token.
 
+use data_encoding::HEXLOWER;
 use hawser_identity::{CertificateDer, Fingerprint, IdentityError, token, verify_issuer_signature};
 use hawser_proto::{DomainName, Fault, Place, UnixTime, hop};
 use hawser_store::StoreError;
 use minicbor::bytes::ByteVec;
 
-use crate::ledger::{AdmittedRecord, Ledger, Subject, hex};
+use crate::ledger::{AdmittedRecord, Ledger, Subject};
 
 /// What a domain shows to be admitted.
 pub(crate) struct Application {
@@ -54,7 +55,7 @@ pub(crate) async fn admit(
     application: &Application,
 ) -> Result<Fingerprint, AdmissionError> {
     let Application { domain, secret, .. } = application;
-    let key = hex(&token::hash(secret));
+    let key = HEXLOWER.encode(&token::hash(secret));
     let (mut record, revision) = ledger.tokens.get(&key).await?.ok_or(AdmissionError::Unknown)?;
     if record.domain != *domain {
         return Err(AdmissionError::OtherDomain);

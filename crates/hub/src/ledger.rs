@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
+use data_encoding::HEXLOWER;
 use hawser_identity::{
     CertificateDer, Fingerprint, HubAddress, HubIdentity, HubToken, IdentityError, Secret, Trust,
 };
@@ -115,7 +116,7 @@ pub async fn make_token(
             tokens.delete(&key).await?;
         }
     }
-    tokens.create(&hex(&secret.hash()), &record).await?;
+    tokens.create(&HEXLOWER.encode(&secret.hash()), &record).await?;
     Ok(HubToken {
         hub: public,
         pin: identity.pin(),
@@ -316,8 +317,4 @@ impl Ledger {
         }
         Ok(Known { trust, lists, barred })
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

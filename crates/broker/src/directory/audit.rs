@@ -2,6 +2,7 @@
 //! changed or taken out without breaking the chain. Whoever keeps the head ([`Head`]) elsewhere notices a shortened log, too.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use hawser_proto::UnixTime;
 use hawser_store::{Bucket, Store, StoreError};
 use minicbor::{Decode, Encode};
@@ -60,11 +61,7 @@ impl Entry {
 }
 
 fn hex<S: serde::Serializer>(bytes: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_str(&to_hex(bytes))
-}
-
-fn to_hex(bytes: &[u8; 32]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    s.serialize_str(&HEXLOWER.encode(bytes))
 }
 
 /// The end of the log.
@@ -79,7 +76,7 @@ pub struct Head {
 
 impl std::fmt::Display for Head {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.number, to_hex(&self.hash))
+        write!(f, "{}:{}", self.number, HEXLOWER.encode(&self.hash))
     }
 }
 

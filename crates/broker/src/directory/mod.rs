@@ -14,6 +14,7 @@ mod tests;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use data_encoding::HEXLOWER;
 use hawser_proto::{
     UnixTime,
     broker::{DeviceHandle, UserName},
@@ -377,9 +378,7 @@ impl Directory {
             Some(ApplicationView {
                 name: name.parse().ok()?,
                 created: record.created,
-                certificate: record
-                    .certificate
-                    .map(|hash| hash.iter().map(|b| format!("{b:02x}")).collect()),
+                certificate: record.certificate.map(|hash| HEXLOWER.encode(&hash)),
             })
         };
         Ok(entries.into_iter().filter_map(view).collect())

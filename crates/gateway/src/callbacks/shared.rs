@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use data_encoding::HEXLOWER;
 use hawser_proto::{UnixTime, session::SharedSecret};
 use hawser_store::{Bucket, Store, StoreError};
 use minicbor::{Decode, Encode};
@@ -19,7 +20,6 @@ use super::{
     keys::Keys,
     replica::{Record, RecordId, Replica, Subscription, Untaken},
 };
-use crate::links::records::hex;
 
 /// The bucket, by a record's id in hex.
 const BUCKET: &str = "callback-records";
@@ -201,7 +201,7 @@ pub(super) fn records(dir: &Path) -> Result<Bucket<Record>, StoreError> {
 }
 
 pub(super) fn key(id: &RecordId) -> String {
-    hex(id)
+    HEXLOWER.encode(id)
 }
 
 #[cfg(test)]

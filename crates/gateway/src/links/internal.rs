@@ -2,6 +2,7 @@
 //! that a hub might withhold.
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use futures_util::future::BoxFuture;
 use hawser_proto::{NodeId, Role, UnixTime, frame::MAX_FRAME};
 use hawser_session::{
@@ -221,7 +222,7 @@ fn own_lists(lists: &[Vec<u8>], asked: &HeaderMap) -> Response<Body> {
         return status(StatusCode::INTERNAL_SERVER_ERROR);
     };
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &body);
-    let tag: String = hash.as_ref()[..16].iter().map(|b| format!("{b:02x}")).collect();
+    let tag = HEXLOWER.encode(&hash.as_ref()[..16]);
     let Ok(tag) = HeaderValue::from_str(&format!("\"{tag}\"")) else {
         return status(StatusCode::INTERNAL_SERVER_ERROR);
     };

@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use data_encoding::HEXLOWER;
 use hawser_identity::{IdentityError, Issuer, RootAuthority, Secret, SharedTrust, file, token};
 use hawser_proto::{
     Fault, NodeId, NodeName, Place, Role, UnixTime,
@@ -20,7 +21,7 @@ use tracing::{error, info, warn};
 
 use super::{
     metrics::{Metrics, Outcome},
-    records::{self, IssuedRecord, TokenRecord, hex, issued_key},
+    records::{self, IssuedRecord, TokenRecord, issued_key},
 };
 use crate::callbacks::keys::Keys;
 
@@ -191,7 +192,10 @@ impl Issuing {
         let tokens = self.tokens.entries().await?;
         let good = tokens.into_iter().filter(|(_, record, _)| record.good(now));
         Ok(good
-            .filter_map(|(key, record, _)| Some((unhex(&key)?, record.expires)))
+            .filter_map(|(key, record, _)| {
+                let hash = HEXLOWER.decode(key.as_bytes()).ok()?;
+                Some((hash.try_into().ok()?, record.expires))
+            })
             .collect())
     }
 
@@ -225,7 +229,7 @@ impl Issuing {
 
     async fn try_join(&self, join: &JoinRequest<'_>) -> Result<Issued, Fault> {
         let issuer = self.issuer.load_full().ok_or_else(no_issuer)?;
-        let key = hex(&join.token);
+        let key = HEXLOWER.encode(&join.token);
         let found = self.tokens.get(&key).await.map_err(|e| store_failed(&e))?;
         let Some((mut record, revision)) = found.filter(|(record, _)| record.good(UnixTime::now())) else {
             return Err(refused(
@@ -316,29 +320,4 @@ fn store_failed(error: &StoreError) -> Fault {
         "the issuing gateway cannot use its database",
         "see its log",
     )
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hex_goes_there_and_back() {
-        let bytes: [u8; 32] = std::array::from_fn(|i| (i * 9) as u8);
-        assert_eq!(unhex(&hex(&bytes)), Some(bytes));
-        assert_eq!(unhex("00"), None);
-        assert_eq!(unhex(&"+f".repeat(32)), None);
-        assert_eq!(unhex(&"zz".repeat(32)), None);
-    }
 }

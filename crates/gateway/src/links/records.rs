@@ -91,15 +91,3 @@ pub(crate) struct IssuedRecord {
     #[n(1)]
     pub(crate) by: String,
 }
-
-/// Bytes as lower-case hex, as in the keys of [`TOKENS`].
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-}

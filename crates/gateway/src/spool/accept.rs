@@ -7,6 +7,7 @@ use aws_lc_rs::{
     rand,
 };
 use bytes::{Bytes, BytesMut};
+use data_encoding::HEXLOWER;
 use hawser_proto::{Fault, NodeId, Place, session::RequestId};
 use hawser_store::{
     StoreError,
@@ -21,7 +22,7 @@ use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-use super::{Spool, attempt::IDEMPOTENCY_KEY, head::Head, hex};
+use super::{Spool, attempt::IDEMPOTENCY_KEY, head::Head};
 use crate::{
     config::QueuePlan,
     inspect::now,
@@ -88,7 +89,7 @@ impl Spool {
         let told = |id: Id| -> Response<Body> {
             let mut response = Response::new(empty());
             *response.status_mut() = StatusCode::ACCEPTED;
-            let location = format!("{}{PATH}{}", offer.below, hex(&id));
+            let location = format!("{}{PATH}{}", offer.below, HEXLOWER.encode(&id));
             if let Ok(location) = HeaderValue::try_from(location) {
                 response.headers_mut().insert(LOCATION, location);
             }
@@ -176,20 +177,13 @@ pub(crate) fn asked(path: &str) -> Option<(&str, Id)> {
 
 /// An id, as people see it.
 pub(super) fn parse(text: &str) -> Option<Id> {
-    if text.len() != 32 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return None;
-    }
-    let mut id = [0; 16];
-    for (byte, pair) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(id)
+    HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
 /// What senders, and people, are told of a message.
 pub(super) fn view(entry: &Entry) -> serde_json::Value {
     let mut view = json!({
-        "id": hex(&entry.id),
+        "id": HEXLOWER.encode(&entry.id),
         "queue": &*entry.queue,
         "accepted": time(entry.accepted),
         "expires": time(entry.expires),
@@ -234,9 +228,7 @@ fn key(plan: &QueuePlan, offer: &Offer<'_>, headers: &HeaderMap) -> Option<Arc<s
         (None, None) => offer.key?.to_owned(),
     };
     let key = match key.len() > LONGEST_KEY {
-        true => hash(&[key.as_bytes()])
-            .iter()
-            .fold(String::new(), |text, b| text + &format!("{b:02x}")),
+        true => HEXLOWER.encode(&hash(&[key.as_bytes()])),
         false => key,
     };
     // Domains do not hold up each other.
@@ -362,8 +354,8 @@ mod tests {
     #[test]
     fn ids_are_read_as_they_are_written() {
         let id = fresh();
-        assert_eq!(parse(&hex(&id)), Some(id));
-        let path = format!("{PATH}{}", hex(&id));
+        assert_eq!(parse(&HEXLOWER.encode(&id)), Some(id));
+        let path = format!("{PATH}{}", HEXLOWER.encode(&id));
         assert_eq!(asked(&path), Some(("", id)));
         let below = format!("/.hawser/cb/acme/1.x{path}");
         assert_eq!(asked(&below), Some(("/.hawser/cb/acme/1.x", id)));

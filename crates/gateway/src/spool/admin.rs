@@ -1,6 +1,7 @@
 //! What an operator sees of the messages that wait, and does with them (`hawser queue`).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use data_encoding::HEXLOWER;
 use futures_util::future::BoxFuture;
 use hawser_store::{
     StoreError,
@@ -14,7 +15,6 @@ use super::{
     PAGE, Spool,
     accept::{parse, view},
     head::Head,
-    hex,
 };
 use crate::inspect::now;
 
@@ -154,7 +154,7 @@ impl Spool {
             let again = self.0.backend.change(entry.id, change).await?;
             let again = again.ok_or_else(|| not_dead(&entry))?;
             self.add(&again);
-            replayed.push(hex(&entry.id));
+            replayed.push(HEXLOWER.encode(&entry.id));
         }
         info!(messages = replayed.len(), "an operator replays dead messages");
         Ok(json!(replayed))
@@ -167,7 +167,7 @@ impl Spool {
             let gone = self.0.backend.change(entry.id, Change::Discarded).await?;
             let gone = gone.ok_or_else(|| gone_already(&entry))?;
             self.schedule().discard(gone.number);
-            discarded.push(hex(&entry.id));
+            discarded.push(HEXLOWER.encode(&entry.id));
         }
         self.0.wake.notify_one();
         info!(messages = discarded.len(), "an operator discarded messages");
@@ -209,7 +209,7 @@ impl Spool {
             let Some(last) = page.last() else { break };
             filter.after = last.number;
             for entry in page {
-                if hex(&entry.id).starts_with(text) && found.replace(entry).is_some() {
+                if HEXLOWER.encode(&entry.id).starts_with(text) && found.replace(entry).is_some() {
                     return Err(QueueError::Ambiguous(text.to_owned()));
                 }
             }
@@ -250,7 +250,7 @@ fn not_dead(entry: &Entry) -> QueueError {
         _ => ("delivered", "nothing of it is kept to be sent again"),
     };
     QueueError::State {
-        id: hex(&entry.id),
+        id: HEXLOWER.encode(&entry.id),
         state,
         advice,
     }
@@ -258,7 +258,7 @@ fn not_dead(entry: &Entry) -> QueueError {
 
 fn gone_already(entry: &Entry) -> QueueError {
     QueueError::State {
-        id: hex(&entry.id),
+        id: HEXLOWER.encode(&entry.id),
         state: "delivered",
         advice: "there is nothing left to discard",
     }

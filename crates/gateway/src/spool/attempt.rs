@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use hawser_proto::{Fault, Place};
 use hawser_store::spool::{Change, Entry, Id};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::RETRY_AFTER};
@@ -10,7 +11,7 @@ use http_body_util::BodyExt;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::{Deliver, Spool, chance, head::Head, hex};
+use super::{Deliver, Spool, chance, head::Head};
 use crate::{inspect::now, seam::Body};
 
 /// By which a receiver knows a message that it has had already (draft-ietf-httpapi-idempotency-key-header).
@@ -54,7 +55,7 @@ pub(super) async fn one(spool: Spool, by: Arc<dyn Deliver>, number: u64, id: Id)
             return;
         }
         Err(why) => {
-            warn!(message = %hex(&id), why, "cannot read a message that is to be delivered; will try again");
+            warn!(message = %HEXLOWER.encode(&id), why, "cannot read a message that is to be delivered; will try again");
             spool.schedule().failed(number, now(), None, chance());
             return;
         }
@@ -64,7 +65,7 @@ pub(super) async fn one(spool: Spool, by: Arc<dyn Deliver>, number: u64, id: Id)
         Ok(response) => answered(response).await,
         Err(fault) => faulty(&fault),
     };
-    debug!(message = %hex(&id), %queue, ?verdict, "tried to deliver a message");
+    debug!(message = %HEXLOWER.encode(&id), %queue, ?verdict, "tried to deliver a message");
     match verdict {
         Verdict::Delivered(status) => {
             let change = Change::Delivered { status, at: now() };
@@ -118,7 +119,7 @@ impl Spool {
 /// What a receiver is told, so that it knows a message that comes again.
 pub(crate) fn name(headers: &mut HeaderMap, id: &Id) {
     if !headers.contains_key(&IDEMPOTENCY_KEY)
-        && let Ok(value) = HeaderValue::try_from(format!("\"{}\"", hex(id)))
+        && let Ok(value) = HeaderValue::try_from(format!("\"{}\"", HEXLOWER.encode(id)))
     {
         headers.insert(IDEMPOTENCY_KEY, value);
     }

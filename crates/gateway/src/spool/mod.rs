@@ -20,6 +20,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
+use data_encoding::HEXLOWER;
 use futures_util::future::BoxFuture;
 use hawser_store::{
     StoreError,
@@ -247,12 +248,12 @@ impl Spool {
                 if let Some(entry) = entry.as_ref().filter(|_| dead) {
                     self.0.metrics.dead(&entry.queue);
                     let why = entry.why.as_deref().unwrap_or_default();
-                    warn!(message = %hex(&entry.id), queue = %entry.queue, why, "gave up a message; see `hawser queue`");
+                    warn!(message = %HEXLOWER.encode(&entry.id), queue = %entry.queue, why, "gave up a message; see `hawser queue`");
                 }
                 entry
             }
             Err(error) => {
-                warn!(message = %hex(&id), %error, "cannot note what became of a message; it is delivered again");
+                warn!(message = %HEXLOWER.encode(&id), %error, "cannot note what became of a message; it is delivered again");
                 None
             }
         }
@@ -272,15 +273,6 @@ fn waiting(entry: &Entry) -> Option<Waiting> {
         attempts: entry.attempts,
         next,
         expires: entry.expires,
-    })
-}
-
-/// An id as people see it.
-pub(crate) fn hex(id: &Id) -> String {
-    use std::fmt::Write as _;
-    id.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
     })
 }
 

@@ -266,7 +266,9 @@ mod tests {
                         ..line
                     })
                     .collect();
-                Ok(locate(&said, machine.pid()).ok().zip(locate(&silent, machine.pid()).ok()))
+                Ok(locate(&said, machine.pid())
+                    .ok()
+                    .zip(locate(&silent, machine.pid()).ok()))
             })
             .unwrap();
             assert!(found.blocks().len() > 4);
