@@ -26,6 +26,7 @@ use hawser_protect::{
 use hawser_testkit::{
     gate,
     vm::{Aio, Drive, Machine, Ram, Spec, Version, here},
+    wait::{self, SOON},
 };
 
 /// A guest with work for its processor, its disk and its network card, in both directions, until dropped.
@@ -105,6 +106,11 @@ impl Busy {
                 .is_ok_and(|to| to.to_string_lossy().contains("userfaultfd"))
         });
         !watched && !ours
+    }
+
+    /// Waits until it is so. A process that is just being started has our descriptors, too, until it is another program.
+    fn wait_untouched(&self) {
+        wait::for_condition(SOON, "the end of the watch", || self.is_untouched()).unwrap();
     }
 
     /// The guest itself finds that its memory and disk are right.
@@ -342,7 +348,7 @@ fn conforms(version: &Version, ram: Ram, aio: Aio) {
     }
     assert!(!busy.is_untouched());
     drop(tracker);
-    assert!(busy.is_untouched());
+    busy.wait_untouched();
     busy.check();
     dirty.sort_unstable();
     eprintln!(
@@ -381,9 +387,17 @@ fn chooses(qemu: &mut Qemu, layout: &Layout) {
     assert_eq!(take(&mut *second.tracker), layout.everything());
     assert_eq!(take(&mut *second.tracker), []);
     qemu.resume().unwrap();
-    thread::sleep(Duration::from_millis(100)); // an epoch
-    qemu.suspend().unwrap();
-    let seen = second.tracker.peek().unwrap();
+    // Epochs, until the guest had the processor in one.
+    let seen = wait::until(SOON, "a page that the guest wrote", || {
+        thread::sleep(Duration::from_millis(100));
+        qemu.suspend().unwrap();
+        let seen = second.tracker.peek().unwrap();
+        if seen == 0 {
+            qemu.resume().unwrap();
+        }
+        Ok((seen > 0).then_some(seen))
+    })
+    .unwrap();
     let runs = take(&mut *second.tracker);
     assert!(runs.is_sorted() && !runs.is_empty());
     assert_eq!(pages(&runs).count() as u64, seen);
@@ -413,7 +427,7 @@ fn watching_begins_and_ends_many_times_and_leaves_nothing_behind() {
             qemu.resume().unwrap();
         }
         drop(tracker);
-        assert!(busy.is_untouched());
+        busy.wait_untouched();
     }
     busy.check();
     chooses(&mut qemu, &layout);

@@ -94,12 +94,12 @@ pub struct Spec {
 
 impl Spec {
     /// A guest of 256 MiB with a disk of 64 MiB, under this version; a host counts as dead after 800 ms of silence, which a busy
-    /// machine does not reach by itself.
+    /// machine does not reach by itself, and a QEMU after five seconds, as it writes back its disk's caches when it stops.
     pub fn new(version: &Version) -> Self {
         Self {
             version: version.clone(),
             detect: Duration::from_millis(800),
-            qmp_timeout: Duration::from_secs(2),
+            qmp_timeout: Duration::from_secs(5),
             host_lines: String::new(),
             memory: 256,
             ram: Ram::Shared,

@@ -112,14 +112,25 @@ impl Process {
         Ok(())
     }
 
-    /// `SIGSTOP`: it is silent from now on, while its connections stay open.
+    /// `SIGSTOP`: it is silent from now on, while its connections stay open. Returns when every thread of it stands still.
     pub fn freeze(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        let what = format!("{} to stand still", self.what);
+        wait::for_condition(wait::SOON, &what, || stands(self.id()))
     }
 
     /// `SIGCONT`.
     pub fn thaw(&self) -> Result<()> {
         self.signal(Signal::CONT)
+    }
+
+    /// Whether it takes connections at this socket: between the socket's file and that there is a moment.
+    pub fn listens(&self, socket: &Path) -> bool {
+        let sockets = fs::read_to_string(format!("/proc/{}/net/unix", self.id())).unwrap_or_default();
+        sockets.lines().any(|line| {
+            let mut fields = line.split_ascii_whitespace().skip(3);
+            fields.next() == Some(LISTENING) && fields.nth(3).map(Path::new) == Some(socket)
+        })
     }
 
     /// Waits for its end.
@@ -164,6 +175,23 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Flags of a socket in `/proc/net/unix` that listens (`__SO_ACCEPTCON`).
+const LISTENING: &str = "00010000";
+
+/// Whether no thread of a process runs: a stop signal reaches them one after the other.
+fn stands(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok())
+        .all(|stat| {
+            stat.rsplit_once(')')
+                .is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 't', 'Z', 'X']))
+        })
 }
 
 /// The last lines of a text.

@@ -107,6 +107,8 @@ impl Backend for Image {
 
 #[cfg(test)]
 mod tests {
+    use hawser_testkit::wait;
+
     use super::*;
 
     #[test]
@@ -128,7 +130,12 @@ mod tests {
                 .all(|(i, b)| *b == if (4096..12288).contains(&i) { 0 } else { 7 })
         );
         drop(image);
-        let message = Image::open(&path, 2 << 20).unwrap_err().to_string();
+        // A process that another test is just starting has the file, and its lock, too, until it is another program.
+        let refused = wait::until(wait::SOON, "the image to be free", || {
+            let refused = Image::open(&path, 2 << 20).unwrap_err();
+            Ok((refused.kind() != io::ErrorKind::ResourceBusy).then_some(refused))
+        });
+        let message = refused.unwrap().to_string();
         assert!(
             message.contains("1048576") && message.contains("2097152"),
             "{message}"

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hawser_protect::disk::{Buffer, Options};
-use hawser_testkit::wait::SOON;
+use hawser_testkit::wait::{self, SOON};
 use proptest::{
     prelude::Rng,
     test_runner::{RngAlgorithm, TestRng},
@@ -60,7 +60,11 @@ fn open(dir: &Path) -> Buffer {
         unsynced: 200_000,
         ..Options::new(dir)
     };
-    Buffer::open(&dir.join("replica.raw"), SIZE as u64, options).unwrap()
+    // A process that another test is just starting has an open image, and its lock, too, until it is another program.
+    wait::until(SOON, "the image to be free", || {
+        Ok(Buffer::open(&dir.join("replica.raw"), SIZE as u64, options.clone()).ok())
+    })
+    .unwrap()
 }
 
 fn give(buffer: &Buffer, write: &Write, n: usize) {
@@ -165,7 +169,7 @@ fn a_killed_flush_leaves_a_state_on_its_way_and_can_be_done_again() {
             .for_each(|w| whole[w.at..w.at + w.len].fill(w.fill));
         let buffer = open(dir.path());
         replicate(&buffer, &writes[..most], |_| ());
-        buffer.settle(SOON).unwrap();
+        buffer.settle(SOON * 6).unwrap();
         assert!(
             fs::read(&path).unwrap() == whole,
             "seed {seed}: flushed anew, the file differs"
@@ -177,7 +181,7 @@ fn a_killed_flush_leaves_a_state_on_its_way_and_can_be_done_again() {
             .iter()
             .enumerate()
             .for_each(|(n, w)| give(&buffer, w, n));
-        buffer.settle(SOON).unwrap();
+        buffer.settle(SOON * 6).unwrap();
         assert!(
             fs::read(&path).unwrap() == whole,
             "seed {seed}: continued, the file differs"

@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use hawser_protect::disk::{
@@ -101,7 +101,10 @@ impl Guest {
     /// Waits until the guest has done this many more transfers.
     fn work(&mut self, transfers: u64) {
         let goal = self.number("transfers") + transfers;
-        wait::for_condition(SOON, "the guest's disk load", || self.number("transfers") >= goal).unwrap();
+        wait::for_condition(SOON * 6, "the guest's disk load", || {
+            self.number("transfers") >= goal
+        })
+        .unwrap();
     }
 }
 
@@ -228,7 +231,7 @@ fn mirror(version: &Version, aio: Aio) {
                "copy-mode": "write-blocking", "on-target-error": "report"}),
     );
     let begun = Instant::now();
-    wait::for_condition(SOON * 3, "the mirror to be ready", || {
+    wait::for_condition(SOON * 6, "the mirror to be ready", || {
         tape.replay(&buffer);
         monitor.job().is_some_and(|job| job["ready"] == true)
     })
@@ -279,7 +282,7 @@ fn mirror(version: &Version, aio: Aio) {
     monitor.execute("blockdev-del", json!({"node-name": "replica"}));
     wait::for_condition(SOON, "the mirror's connection to end", || !server.in_use("disk0")).unwrap();
     assert_eq!(guest.number("errors"), 0);
-    assert_eq!(buffer.take_over(Duration::from_secs(5)).unwrap().epoch, STOPS);
+    assert_eq!(buffer.take_over(SOON).unwrap().epoch, STOPS);
 }
 
 #[track_caller]

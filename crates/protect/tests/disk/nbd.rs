@@ -6,8 +6,11 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
-    sync::{Arc, Condvar, Mutex},
-    time::{Duration, Instant},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use hawser_protect::disk::{
@@ -114,10 +117,10 @@ fn images_come_and_go_whole() {
     ok("nbdcopy", &[&in_memory, back.to_str().unwrap()]);
     assert!(fs::read(&back).unwrap() == bytes);
 
-    assert!(!server.in_use("file"));
+    wait::for_condition(SOON, "the clients' end", || !server.in_use("file")).unwrap();
     let begun = Instant::now();
     drop(server);
-    assert!(begun.elapsed() < Duration::from_secs(1) && !socket.exists());
+    assert!(begun.elapsed() < SOON && !socket.exists());
 }
 
 #[test]
@@ -179,6 +182,8 @@ fn every_command_of_qemu_is_understood() {
 struct Channel {
     state: Mutex<(bool, bool)>,
     changed: Condvar,
+    /// What was given to it so far, also what waits.
+    given: AtomicUsize,
 }
 
 impl Channel {
@@ -187,7 +192,14 @@ impl Channel {
         self.changed.notify_all();
     }
 
+    /// Waits until it is given more than this.
+    fn wait_given(&self, before: usize) {
+        let more = || self.given.load(Ordering::SeqCst) > before;
+        wait::for_condition(SOON, "the client's write", more).unwrap();
+    }
+
     fn take(&self) -> Result<(), Broken> {
+        self.given.fetch_add(1, Ordering::SeqCst);
         let state = self
             .changed
             .wait_while(self.state.lock().unwrap(), |(full, broken)| *full && !*broken)
@@ -234,7 +246,7 @@ fn a_broken_channel_is_an_error_to_the_mirror_at_once() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let (channel, server, uri) = forwarding(dir.path());
+    let (channel, _server, uri) = forwarding(dir.path());
     let write = ["-f", "raw", "-c", "write 0 3M", "-c", "flush", &uri];
     assert!(ok("qemu-io", &write).contains("wrote 3145728"));
     assert!(
@@ -243,9 +255,10 @@ fn a_broken_channel_is_an_error_to_the_mirror_at_once() {
     );
 
     channel.set(true, false);
+    let before = channel.given.load(Ordering::SeqCst);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| run("qemu-io", &write).1);
-        wait::for_condition(SOON, "the client's connection", || server.in_use("d0")).unwrap();
+        channel.wait_given(before);
         channel.set(true, true);
         let said = waiting.join().unwrap();
         assert!(said.contains("write failed: Input/output error"), "{said}");
@@ -268,7 +281,8 @@ fn a_server_ends_though_its_channel_is_full() {
     let mut silent = UnixStream::connect(dir.path().join("nbd")).unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| run("qemu-io", &["-f", "raw", "-c", "write 0 3M", &uri]));
-        wait::for_condition(SOON, "the client's connection", || server.in_use("d0")).unwrap();
+        channel.wait_given(0);
+        assert!(server.in_use("d0"));
         let begun = Instant::now();
         drop(server);
         assert!(begun.elapsed() < SOON);

@@ -58,7 +58,7 @@ impl Rig {
         ];
         let words = [&words[..], &[target.to_str().context("path")?]].concat();
         let mut server = Process::start(&here(), "qemu-nbd", &words, &file("nbd.log"))?;
-        server.wait_until(wait::SOON, "the NBD server", |_| socket.exists())?;
+        server.wait_until(wait::SOON, "the NBD server", |server| server.listens(&socket))?;
         let machine = start(&Spec::new(version).with_drive(drive))?;
         let mut qemu = Qemu::attach(&machine.qmp(), timeouts)?;
         let disk = qemu.disks()?.remove(0);
@@ -190,7 +190,7 @@ fn a_guest_goes_on_when_its_mirror_dies() {
 fn a_mirror_that_falls_silent_is_cut_off() {
     on_each(|version| {
         let quick = Timeouts {
-            checkpoint: Duration::from_secs(1),
+            checkpoint: Duration::from_secs(4),
             ..patient()
         };
         let mut rig = Rig::new(version, quick)?;
@@ -204,7 +204,7 @@ fn a_mirror_that_falls_silent_is_cut_off() {
         let begin = Instant::now();
         let suspension = rig.qemu.suspend()?;
         eprintln!("{version}: suspended after {:?}", begin.elapsed());
-        ensure!(suspension.stopped_by_us && begin.elapsed() < Duration::from_secs(10));
+        ensure!(suspension.stopped_by_us && begin.elapsed() < wait::SOON);
         ensure!(rig.qemu.resume()?);
         rig.qemu.qmp().receive(hung, wait::SOON)?;
         rig.wait(|e| matches!(e, GuestEvent::MirrorFailed { .. }))?;
@@ -239,7 +239,7 @@ fn a_mirror_that_falls_silent_is_cut_off() {
 #[test]
 fn a_frozen_qemu_is_waited_for_once_though_it_has_a_mirror() {
     on_each(|version| {
-        let checkpoint = Duration::from_secs(4);
+        let checkpoint = Duration::from_secs(8);
         let mut rig = Rig::new(
             version,
             Timeouts {
@@ -253,7 +253,7 @@ fn a_frozen_qemu_is_waited_for_once_though_it_has_a_mirror() {
         let error = rig.qemu.suspend().unwrap_err();
         ensure!(matches!(error, GuestError::Hung { .. }), "{error}");
         ensure!(frozen.elapsed() >= checkpoint, "{:?}", frozen.elapsed());
-        ensure!(frozen.elapsed() < checkpoint * 3 / 2, "{:?}", frozen.elapsed());
+        ensure!(frozen.elapsed() < checkpoint * 2, "{:?}", frozen.elapsed());
         // What it had sent may have been read a moment later; having been waited for is no answer.
         let silent = rig.qemu.last_answer().elapsed();
         ensure!(silent > checkpoint / 2, "{silent:?}");

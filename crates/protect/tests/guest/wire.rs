@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use hawser_testkit::{
+    net,
     vm::{Nic, Spec, Version},
     wait,
 };
@@ -19,13 +20,15 @@ const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
 /// A guest with one card, and where the wire is plugged in.
 pub(crate) fn spec(version: &Version) -> Result<(Spec, SocketAddr)> {
-    let at = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let at = TcpListener::bind((net::own_loopback(), 0))?.local_addr()?;
     let mut spec = Spec::new(version);
     spec.nics.push(Nic::Netdev {
         words: format!("socket,listen={at}"),
         mac: "52:54:00:12:34:56".into(),
     });
     spec.ip = Some("10.77.0.2/24".into());
+    // Nor does it look for routers: nothing comes from it that was not asked for.
+    spec.append = "ipv6.disable=1".into();
     Ok((spec, at))
 }
 

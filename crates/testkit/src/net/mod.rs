@@ -16,6 +16,7 @@ pub use watch::{Sighting, Stretch, Watch};
 pub use wire::Link;
 
 use std::{
+    net::Ipv4Addr,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -56,6 +57,14 @@ impl Drop for Network {
             sweep::remove(&name);
         }
     }
+}
+
+/// An address of the loopback range for one use: whoever takes a free port of 127.0.0.1 takes none of its.
+pub fn own_loopback() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let [.., number] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 + number % 128, high, low)
 }
 
 /// Runs `ip` with these words.

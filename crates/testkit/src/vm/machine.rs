@@ -76,9 +76,8 @@ impl Machine {
             dir,
         };
         let qmp = own.qmp();
-        own.process.wait_until(wait::SOON, "its QMP socket", |process| {
-            listens(process.id(), &qmp)
-        })?;
+        own.process
+            .wait_until(wait::SOON, "its QMP socket", |process| process.listens(&qmp))?;
         Ok(own)
     }
 
@@ -177,20 +176,9 @@ impl Machine {
     }
 }
 
-/// Whether connections to a process's socket are taken: between its file and that there is a moment.
-fn listens(pid: u32, socket: &Path) -> bool {
-    let sockets = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
-    sockets.lines().any(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(3);
-        fields.next() == Some(LISTENING) && fields.nth(3).map(Path::new) == Some(socket)
-    })
-}
-
-/// Flags of a socket in `/proc/net/unix` that listens (`__SO_ACCEPTCON`).
-const LISTENING: &str = "00010000";
-
-/// A port of the host's loopback that nobody has now.
+/// A port of the host's loopback that nobody has now, and at that address nobody else looks for one.
 fn free_port(host: &Host) -> Result<SocketAddr> {
-    let listener = host.enter(|| TcpListener::bind("127.0.0.1:0"))??;
+    let at = SocketAddr::from((net::own_loopback(), 0));
+    let listener = host.enter(|| TcpListener::bind(at))??;
     Ok(listener.local_addr()?)
 }

@@ -45,15 +45,33 @@ impl Hung {
         *self.open.0.lock().unwrap() = true;
         self.open.1.notify_all();
     }
-}
 
-impl Write for Hung {
-    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+    fn wait(&self) {
         let mut open = self.open.0.lock().unwrap();
         while !*open {
             open = self.open.1.wait(open).unwrap();
         }
+    }
+}
+
+impl Write for Hung {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        self.wait();
         Err(io::ErrorKind::ConnectionAborted.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One whose other host reads nothing until the gate is opened, and then everything.
+struct Late(Hung);
+
+impl Write for Late {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.wait();
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -114,16 +132,17 @@ fn a_ring_of_an_eighth_sends_during_the_copy_and_makes_the_copier_wait() {
 #[test]
 fn a_ring_with_room_for_all_ends_the_copy_long_before_the_sending() {
     let (ram, runs) = scattered();
-    let slow = Slow {
-        bytes_per_second: 20e6,
-    };
-    let out = Outbound::start(Box::new(slow), options(2 * DIRTY, Threshold::Adaptive)).unwrap();
+    let hung = Hung::default();
+    let late = Box::new(Late(hung.clone()));
+    let out = Outbound::start(late, options(2 * DIRTY, Threshold::Adaptive)).unwrap();
     out.begin(1).unwrap();
     let copy = out.copy(1, &runs, ram, Mode::Checkpoint).unwrap();
     out.end(1, Vec::new()).unwrap();
     // The pause ends here; most is still to be sent.
+    let stats = out.stats();
+    hung.abort();
     assert_eq!(copy.ring.waits, 0);
-    assert!(out.stats().ring.used as usize > DIRTY / 2, "{:?}", out.stats());
+    assert!(stats.ring.used as usize > DIRTY / 2, "{stats:?}");
     assert!(out.flush(SOON));
 }
 

@@ -6,6 +6,7 @@ use std::{
     ptr,
 };
 
+use hawser_testkit::wait::{self, SOON};
 use rustix::{
     fs::{MemfdFlags, ftruncate, memfd_create},
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous},
@@ -102,6 +103,21 @@ fn pages(watch: &mut WriteWatch, base: u64, anew: bool) -> Vec<u64> {
     found
 }
 
+/// Watches what somebody has just ceased to watch. A process that another test is just starting has the old descriptor, too, until
+/// it is another program.
+fn watch_again(watch: &WriteWatch, base: u64) {
+    wait::until(SOON, "the end of the other watch", || {
+        match watch.watch(range(base)) {
+            Ok(()) => Ok(Some(())),
+            Err(WatchError::Region { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {
+                Ok(None)
+            }
+            Err(e) => Err(e.into()),
+        }
+    })
+    .unwrap();
+}
+
 #[test]
 fn every_write_is_noted_once_and_nothing_else_is() {
     let mut it = Watched::start(0);
@@ -159,7 +175,7 @@ fn it_is_as_before_afterwards_and_may_be_watched_again() {
         let mut watch = WriteWatch::attach(&it.process).unwrap();
         assert_eq!(descriptors(&it), open);
         for base in [it.anonymous, it.shared] {
-            watch.watch(range(base)).unwrap();
+            watch_again(&watch, base);
             it.does("write", base, round);
             assert_eq!(pages(&mut watch, base, true), [round]);
         }
@@ -169,9 +185,10 @@ fn it_is_as_before_afterwards_and_may_be_watched_again() {
             other => panic!("{other:?}"),
         }
         drop(watch);
-        second.watch(range(it.shared)).unwrap();
+        watch_again(&second, it.shared);
     }
-    assert_eq!((it.maps(), descriptors(&it)), (maps, open));
+    wait::for_condition(SOON, "memory as before", || it.maps() == maps).unwrap();
+    assert_eq!(descriptors(&it), open);
 }
 
 #[test]

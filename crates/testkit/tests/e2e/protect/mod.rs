@@ -26,8 +26,9 @@ use serde_json::Value;
 
 /// Slack for what takes a moment, on a machine that emulates guests.
 const SLOW: Duration = Duration::from_secs(60);
-/// Nothing happens for so long: nothing will.
-const STILL: Duration = Duration::from_millis(1500);
+/// So many looks one after the other, about a second and a half, see nothing happen: nothing will. Looks are counted, as a machine
+/// that stands still for a while lets nobody do anything.
+const LOOKS: u32 = 100;
 
 /// A guest at work, its clients, and a watch on the switch.
 struct Scene {
@@ -135,16 +136,15 @@ impl Scene {
 
     /// Waits until the guest is silent everywhere.
     fn wait_silent(&self) -> BTreeMap<String, usize> {
-        let (mut last, mut since) = (self.frames(), Instant::now());
+        let (mut last, mut looks) = (self.frames(), 0);
         wait::for_condition(SLOW, "no frame of the guest", || {
             let now = self.frames();
-            if now != last {
-                (last, since) = (now, Instant::now());
-            }
-            since.elapsed() > STILL
+            looks = if now == last { looks + 1 } else { 0 };
+            last = now;
+            looks > LOOKS
         })
         .unwrap();
-        self.frames()
+        last
     }
 }
 

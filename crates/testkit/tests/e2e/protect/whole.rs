@@ -150,8 +150,10 @@ fn protection_begins_and_ends_on_a_busy_machine_without_a_trace() {
             );
             assert_eq!(after, before);
             for node in [&hosts.a, &hosts.b] {
-                assert_eq!(files(&node.run), [""; 0]);
-                assert_eq!(files(&node.images), [""; 0]);
+                for directory in [&node.run, &node.images] {
+                    wait::for_condition(SLOW, "the end of all files", || files(directory).is_empty())
+                        .unwrap_or_else(|e| panic!("{e}: {:?}", files(directory)));
+                }
             }
         }
         wait::for_condition(SLOW, "QEMU's descriptors to be those of before", || {
