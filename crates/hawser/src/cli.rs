@@ -434,4 +434,16 @@ mod tests {
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
     }
+
+    #[test]
+    fn handles_may_begin_with_a_hyphen() {
+        for handle in ["-ZRXqX9hW5oNXwufgXM3WQ", "--RXqX9hW5oNXwufgXM3WQ"] {
+            for command in ["revoke", "fetch"] {
+                let line = ["hawser", "device", command, handle];
+                super::Cli::command().try_get_matches_from(line).unwrap();
+            }
+        }
+        let help = super::Cli::command().try_get_matches_from(["hawser", "device", "revoke", "-h"]);
+        assert_eq!(help.unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp);
+    }
 }

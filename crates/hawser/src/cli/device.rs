@@ -70,6 +70,7 @@ Examples:
   hawser device fetch 5x2QnL0Yt1mJ4d9rVb8uWg --accept application/pdf --output report.pdf")]
     Fetch {
         /// The item, as the message names it.
+        #[arg(allow_hyphen_values = true)]
         item: ItemId,
         /// What can be shown now, as in HTTP's Accept. Default: this device's profile.
         #[arg(long, value_name = "TYPES", default_value = "", hide_default_value = true)]

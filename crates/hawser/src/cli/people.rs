@@ -148,6 +148,7 @@ pub(crate) enum DeviceCommand {
 What was opened on the device before cannot be taken back. What waits for it is sealed anew for the user's other devices.")]
     Revoke {
         /// Its handle, as in `hawser device list`.
+        #[arg(allow_hyphen_values = true)]
         device: DeviceHandle,
         #[command(flatten)]
         state: GatewayState,
