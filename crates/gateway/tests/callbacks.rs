@@ -103,11 +103,7 @@ impl Pair {
         let rules = rules.replace("LISTENS", &listens.to_string());
         let acme = gateway(&a, &format!("[proxy]\nlisten = [\"127.0.0.1:0\"]\n{rules}"), DAY).await;
         let exports = export_http("orders", origin, "acme");
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = free_port();
         let beta = gateway(
             &b,
             &format!("[proxy]\nlisten = [\"127.0.0.1:{port}\"]\n{exports}"),

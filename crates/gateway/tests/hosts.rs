@@ -147,7 +147,7 @@ async fn asking_takes_one_round_trip() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_renews_and_learns_of_revocations_and_a_revoked_one_is_out() {
-    let life = Duration::from_secs(6);
+    let life = Duration::from_secs(12);
     let world = World::new(&[]).await;
     let dir = world.domain("acme", "gw1", life).await;
     let _gateway = gateway(&dir, "", life).await;

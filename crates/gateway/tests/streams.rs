@@ -165,6 +165,10 @@ async fn breaking(sent: &'static str, reset: bool) -> World {
         raw.send(sent).await;
         // What was sent must be read before a reset, which would overtake it.
         tokio::time::sleep(Duration::from_millis(100)).await;
+        // After a standstill this wakes together with the readers, who are on the same thread: they go first.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
         if reset {
             raw.0.set_zero_linger().unwrap();
         }
@@ -291,10 +295,12 @@ async fn a_client_that_goes_away_ends_the_call_at_the_origin() {
 
 #[tokio::test]
 async fn an_upload_that_breaks_off_is_seen_by_the_origin() {
-    let (tx, mut seen) = mpsc::channel(1);
+    let (tx, mut seen) = mpsc::channel(2);
     let at = origin(move |request| {
         let tx = tx.clone();
         async move {
+            // Whether it broke off: not yet.
+            tx.send(false).await.unwrap();
             tx.send(request.into_body().collect().await.is_err())
                 .await
                 .unwrap();
@@ -308,7 +314,10 @@ async fn an_upload_that_breaks_off_is_seen_by_the_origin() {
         "POST http://web.beta.hawser/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
     )
     .await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(
+        tokio::time::timeout(LONG, seen.recv()).await.unwrap(),
+        Some(false)
+    );
     drop(raw);
     assert_eq!(tokio::time::timeout(LONG, seen.recv()).await.unwrap(), Some(true));
 }

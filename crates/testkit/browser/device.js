@@ -14,7 +14,7 @@ const require = createRequire(new URL("../../../target/browser/", import.meta.ur
 const { chromium } = require("playwright-core");
 
 /** Milliseconds. */
-const PATIENCE = 20_000;
+const PATIENCE = 60_000;
 const [socket, given] = process.argv.slice(2);
 const options = JSON.parse(given);
 

@@ -19,9 +19,9 @@ use crate::{Host, Process, gate, origin::python::workspace};
 
 /// The oldest Node.js that drives it.
 const NODE_AT_LEAST: u32 = 20;
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(120);
 /// Longer than any command waits in the browser.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(180);
 
 /// Whether this machine has what a browser needs; if not, a skip (a failure under `CI=true`).
 pub fn possible(what: &str) -> bool {

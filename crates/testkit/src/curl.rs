@@ -179,8 +179,10 @@ impl Curl {
         Ok(out.into_owned())
     }
 
-    /// Calls, and gives the body as it comes. The call ends when the value is dropped.
-    pub fn stream(self) -> Result<Stream> {
+    /// Calls, and gives the body as it comes. The call ends when the value is dropped; what a test does meanwhile may take long.
+    pub fn stream(mut self) -> Result<Stream> {
+        const AT_LEAST: Duration = Duration::from_secs(300);
+        self.limit = self.limit.max(AT_LEAST);
         let mut child = self
             .command(&["-N"])
             .stdout(Stdio::piped())

@@ -32,6 +32,8 @@ pub const PUBLISH_PORT: u16 = 8500;
 pub const PASSPHRASE: &str = "correct horse battery staple";
 
 const SETUP: Duration = Duration::from_secs(60);
+/// Longer than the longest wait before a device or a gateway tries the hub again.
+const AGAIN: Duration = Duration::from_secs(90);
 
 /// Everything runs. Fields are dropped in this order.
 pub struct Office {
@@ -96,6 +98,12 @@ impl Office {
         let (config, state, log) = (self.path("acme.toml"), self.path("gw1"), self.path("acme.log"));
         let mut gateway = Daemon::start(&self.site().gateways[0], &config, &state, &log)?;
         gateway.wait_ready(SETUP)?;
+        // It is ready once it is connected; that its name is published, the hub says a moment later.
+        wait::for_condition(SETUP, "the hub to let the name be published", || {
+            let said = gateway.ask("/status").unwrap_or_default();
+            let names = said["published"].as_array().cloned().unwrap_or_default();
+            names.iter().any(|n| n["allowed"] == true)
+        })?;
         self.gateway = Some(gateway);
         Ok(())
     }
@@ -213,7 +221,7 @@ impl Office {
     pub fn delivered(&self, token: &str, id: &str, states: &[&str]) -> Result<Value> {
         let what = format!("the delivery {id} to be {}", states.join(" or "));
         let mut last = Value::Null;
-        let seen = wait::until(wait::SOON, &what, || {
+        let seen = wait::until(AGAIN, &what, || {
             last = self.delivery(token, id)?;
             let rows = last["recipients"]
                 .as_array()
@@ -341,7 +349,7 @@ impl Listening {
     pub fn event(&mut self, text: &str) -> Result<Value> {
         let what = format!("an event with {text:?}");
         self.process
-            .wait_until(wait::SOON, &what, |p| line(&p.log(), text).is_some())?;
+            .wait_until(AGAIN, &what, |p| line(&p.log(), text).is_some())?;
         line(&self.process.log(), text).context("it was there a moment ago")
     }
 

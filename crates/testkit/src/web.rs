@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::Host;
 
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// `GET path` on a host; status and body.
 pub fn fetch(host: &Host, at: SocketAddr, path: &str) -> Result<(u16, String)> {

@@ -134,7 +134,7 @@ mod tests {
         assert!(before.elapsed() >= wait);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_moving_body_keeps_the_clock_from_running_out() {
         let progress = Progress::default();
         let count = progress.0.clone();

@@ -34,7 +34,7 @@ async fn silent_connections_do_not_stop_others() {
     let mut b = rig.gateway(&beta, "b1", &[]).await;
     let (mut left, mut right) = pair(&mut a, &mut b).await;
     alive(&mut left, &mut right).await;
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
     assert!(rig.hub.status().unproved >= 130, "the silent are still there");
 }
 
@@ -42,7 +42,8 @@ async fn silent_connections_do_not_stop_others() {
 async fn strangers_are_capped_and_places_come_back() {
     let limits = Limits {
         unproved_per_source: 8,
-        handshake: Duration::from_secs(2),
+        // All of them are to come before the first has to go.
+        handshake: Duration::from_secs(8),
         ..Limits::default()
     };
     let rig = Rig::with(Vec::new(), limits).await;

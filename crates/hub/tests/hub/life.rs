@@ -82,12 +82,12 @@ async fn a_gateway_that_falls_silent_is_taken_for_dead() {
 async fn a_control_connection_ends_with_its_certificate() {
     let rig = Rig::new(&[]).await;
     let acme = rig.domain("acme").await;
-    let own = acme.gateway_for("a1", Duration::from_secs(3));
+    let own = acme.gateway_for("a1", Duration::from_secs(8));
     let mut a = Gateway::connect(rig.client(&own), acme.id("a1")).await.unwrap();
     a.register(&[]).await;
     let begin = Instant::now();
     a.closed().await;
-    assert!(begin.elapsed() < Duration::from_secs(15));
+    assert!(begin.elapsed() < Duration::from_secs(25));
     until("it is gone", || rig.hub.status().gateways.is_empty()).await;
     assert!(Gateway::connect(a.hop.clone(), a.id.clone()).await.is_err());
 }
@@ -159,7 +159,8 @@ async fn a_drain_waits_for_sessions_and_then_cuts_them() {
     let mut a = rig.gateway(&acme, "a1", &[]).await;
     let mut b = rig.gateway(&beta, "b1", &["orders"]).await;
     let (mut left, mut right) = pair(&mut a, &mut b).await;
-    let life = Duration::from_millis(1500);
+    // Long enough for all that is looked at during the drain.
+    let life = Duration::from_secs(8);
     let begin = Instant::now();
     let hub = &rig.hub;
     let ((), ()) = tokio::join!(hub.drain(life), async {
@@ -204,5 +205,5 @@ async fn a_drain_ends_with_the_last_session() {
         alive(&mut c, &mut d).await;
         drop((left, right, c, d));
     });
-    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(40), "{:?}", begin.elapsed());
 }

@@ -11,8 +11,8 @@ use hawser_session::hop::HopError;
 
 use crate::rig::{Gateway, Rig, alive, dead, pair, until, within};
 
-/// A second, and as much again for a busy machine.
-const SOON: Duration = Duration::from_secs(2);
+/// A second, and slack for a busy machine; less than after which a silent connection is given up.
+const SOON: Duration = Duration::from_secs(12);
 
 async fn refused(rig: &Rig, gateway: &Gateway) {
     let again = Gateway::connect(gateway.hop.clone(), gateway.id.clone()).await;

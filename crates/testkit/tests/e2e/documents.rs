@@ -56,7 +56,8 @@ fn type_in(what: &str, contains: &str, before: &str, wanted: &[&str]) {
         .filter_map(|b| b.split("```").next())
         .find(|b| b.contains(contains));
     let script = script.unwrap_or_else(|| panic!("the README has no example in ```sh for {what}"));
-    let script = format!("{before}{script}");
+    // A person looks whether it is there; a busy machine takes longer.
+    let script = format!("{before}{script}").replace("sleep 1", "sleep 6");
     let sites = Sites::build(&Plan {
         domains: &["acme"],
         gateways: 1,
@@ -77,7 +78,7 @@ fn type_in(what: &str, contains: &str, before: &str, wanted: &[&str]) {
         },
     )
     .unwrap();
-    let end = shell.wait_end(Duration::from_secs(90));
+    let end = shell.wait_end(Duration::from_secs(300));
     let said = shell.log();
     assert!(
         end.unwrap_or_else(|e| panic!("{e}\n{}", tail(&said))).success(),

@@ -35,9 +35,7 @@ impl Tape {
         let kept = requests.clone();
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
-                if let Some(request) = take(stream) {
-                    kept.lock().unwrap().push(request);
-                }
+                take(stream, &kept);
             }
         });
         Self { requests }
@@ -49,7 +47,7 @@ impl Tape {
 }
 
 /// Reads one request to its end and answers it.
-fn take(mut stream: TcpStream) -> Option<Vec<u8>> {
+fn take(mut stream: TcpStream, kept: &Mutex<Vec<Vec<u8>>>) -> Option<()> {
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     let (mut all, mut some) = (Vec::new(), [0; 65536]);
     loop {
@@ -80,8 +78,9 @@ fn take(mut stream: TcpStream) -> Option<Vec<u8>> {
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
-    stream.write_all(head.as_bytes()).ok()?;
-    Some(all)
+    // Whoever has the answer finds the request here.
+    kept.lock().unwrap().push(all);
+    stream.write_all(head.as_bytes()).ok()
 }
 
 /// What is listed of the gateway's recorded exchanges, once there are so many.

@@ -15,7 +15,6 @@ use hawser_testkit::{
 use serde_json::json;
 
 const NAME: &str = "devices.acme.example";
-const PORT: u16 = 18_443;
 /// A whole link, of an enrolment that nobody knows.
 const LINK: &str =
     "v1.hFDh4eHh4eHh4eHh4eHh4eHhUF5eXl5eXl5eXl5eXl5eXl5kYWNtZVggREREREREREREREREREREREREREREREREREREREREREQ";
@@ -37,7 +36,7 @@ fn serve() -> Served {
     let page = workspace().join("crates/broker/page");
     let args = [
         "127.0.0.1",
-        &PORT.to_string(),
+        &port().to_string(),
         &page.to_string_lossy(),
         &certificate.to_string_lossy(),
         &key.to_string_lossy(),
@@ -62,8 +61,13 @@ impl Served {
     }
 }
 
+/// Another one for each run, and below those that the system gives out by itself.
+fn port() -> u16 {
+    11_000 + (std::process::id() % 8_000) as u16
+}
+
 fn url(path: &str) -> String {
-    format!("https://{NAME}:{PORT}{path}")
+    format!("https://{NAME}:{}{path}", port())
 }
 
 #[test]

@@ -161,7 +161,7 @@ pub(crate) fn is_ended_at_once(at: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&at, SILENCE) else {
         return true;
     };
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let _ = stream.write_all(b"hello");
     match stream.read(&mut [0; 64]) {
         Ok(n) => n == 0,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{id, office};
 
 /// Within which a live stream ends: a second, and slack for a busy machine.
-const CUT: Duration = Duration::from_secs(5);
+const CUT: Duration = Duration::from_secs(15);
 
 fn handles(office: &Office, user: &str) -> Vec<String> {
     let listed = office
@@ -72,7 +72,8 @@ fn a_revoked_device_is_cut_off_and_its_queue_is_gone() {
     let files = |office: &Office| -> usize {
         let all = fs::read_dir(office.path("hub")).unwrap().flatten();
         all.filter(|f| f.path().is_file())
-            .map(|f| memory::count(&fs::read(f.path()).unwrap(), &piece))
+            // One that was there for a moment may be gone.
+            .map(|f| memory::count(&fs::read(f.path()).unwrap_or_default(), &piece))
             .sum()
     };
     let before = files(&office);
