@@ -358,7 +358,11 @@ fn note(machine: &mut Machine, sealed: &[(Work, Option<Sealed>)], now: UnixTime)
     let mut wanted = Vec::with_capacity(sealed.len());
     for (work, new) in sealed {
         let Some(new) = new else {
-            wanted.push(machine.by_number(work.device, work.sequence).is_some());
+            let deposit = machine.by_number(work.device, work.sequence).is_some();
+            if !deposit {
+                machine.unsent(work.device, work.sequence);
+            }
+            wanted.push(deposit);
             continue;
         };
         let (deposit, effects) = machine.sealed(work, new.hash, &new.variant, new.fetchable, now);

@@ -21,6 +21,8 @@ enum Stage {
     Moving,
     /// The mailbox would not take it now.
     Failed,
+    /// It failed, and the mailbox may have kept a later one since.
+    Passed,
 }
 
 /// See the module page.
@@ -34,6 +36,8 @@ pub(super) struct Lane {
     waiting: VecDeque<Key>,
     /// Numbers that the mailbox has not confirmed.
     out: BTreeMap<u64, (Key, Stage)>,
+    /// Numbers that were given up while they were moving: the mailbox may keep them yet.
+    leaving: BTreeSet<u64>,
     /// Rows that are not final.
     pub(super) rows: BTreeSet<Key>,
     blocked: Option<UnixTime>,
@@ -111,13 +115,14 @@ impl Lane {
         None
     }
 
-    /// Once nothing is moving: failed numbers below a kept one, which are given up (in descending order); the others are tried
-    /// again as they are.
+    /// Once nothing is moving: failed numbers below one that was or may be kept, which are given up (in descending order); the
+    /// others are tried again as they are.
     pub(super) fn settle(&mut self) -> Vec<(u64, Key)> {
-        if self.out.values().any(|(_, stage)| *stage == Stage::Moving) {
+        if !self.leaving.is_empty() || self.out.values().any(|(_, stage)| *stage == Stage::Moving) {
             return Vec::new();
         }
-        let lost: Vec<(u64, Key)> = self.failed().filter(|(n, _)| *n < self.kept).rev().collect();
+        let passed = |n: &u64| *n < self.kept || self.out.get(n).is_some_and(|(_, s)| *s == Stage::Passed);
+        let lost: Vec<(u64, Key)> = self.failed().filter(|(n, _)| passed(n)).rev().collect();
         for (number, key) in &lost {
             self.out.remove(number);
             self.waiting.push_front(*key);
@@ -129,8 +134,9 @@ impl Lane {
     }
 
     fn failed(&self) -> impl DoubleEndedIterator<Item = (u64, Key)> {
-        let failed =
-            |(n, (key, stage)): (&u64, &(Key, Stage))| (*stage == Stage::Failed).then_some((*n, *key));
+        let failed = |(n, (key, stage)): (&u64, &(Key, Stage))| {
+            matches!(stage, Stage::Failed | Stage::Passed).then_some((*n, *key))
+        };
         self.out.iter().filter_map(failed)
     }
 
@@ -157,15 +163,33 @@ impl Lane {
         self.blocked = None;
     }
 
-    /// The number is no longer wanted. True: it was not confirmed.
-    pub(super) fn give_up(&mut self, number: u64) -> bool {
-        self.out.remove(&number).is_some()
+    /// The number is no longer wanted. If it is on its way, the mailbox may keep it all the same.
+    pub(super) fn give_up(&mut self, number: u64) {
+        if let Some((_, Stage::Moving)) = self.out.remove(&number) {
+            self.leaving.insert(number);
+        }
+    }
+
+    /// The number is not on its way: the mailbox answered, or it was not deposited at all.
+    pub(super) fn stopped(&mut self, number: u64) {
+        self.leaving.remove(&number);
+        if let Some((_, stage @ Stage::Moving)) = self.out.get_mut(&number) {
+            *stage = Stage::Failed;
+        }
     }
 
     /// The connection is gone: what was moving may or may not have arrived, and goes again.
     pub(super) fn lost(&mut self) {
-        for (_, stage) in self.out.values_mut() {
-            *stage = Stage::Failed;
+        let moving = |(n, (_, stage)): (&u64, &(Key, Stage))| (*stage == Stage::Moving).then_some(*n);
+        let moving = self.out.iter().filter_map(moving).max();
+        let highest = moving.max(self.leaving.pop_last());
+        self.leaving.clear();
+        for (number, (_, stage)) in &mut self.out {
+            *stage = match stage {
+                Stage::Failed | Stage::Passed if Some(*number) < highest => Stage::Passed,
+                Stage::Passed => Stage::Passed,
+                Stage::Todo | Stage::Moving | Stage::Failed => Stage::Failed,
+            };
         }
         self.blocked = None;
         self.refusals = 0;

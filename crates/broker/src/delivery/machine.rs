@@ -243,6 +243,7 @@ impl Machine {
                 .get(&key.0)
                 .and_then(|l| Some((l, l.rows.get(key.1 as usize)?)));
             let Some((live, row)) = row else {
+                lane.stopped(sequence);
                 lane.give_up(sequence);
                 continue;
             };
@@ -278,6 +279,7 @@ impl Machine {
         let hashes = hashes.map(|row| row.hashes.len());
         if hashes.is_none_or(|n| n >= MAX_HASHES) {
             // Ended meanwhile. Or after so many starts the mailbox has never said whether it has it: with another number, then.
+            self.unsent(work.device, work.sequence);
             self.drop_number(work.device, work.sequence, SkipReason::Withdrawn, &mut effects);
             if hashes.is_some() {
                 self.change(work.key, &mut effects, |row| row.unseal(now, None));
@@ -305,9 +307,18 @@ impl Machine {
         (true, effects)
     }
 
+    /// A work is not deposited after all: its row ended meanwhile.
+    pub fn unsent(&mut self, device: DeviceHandle, sequence: u64) {
+        if let Some(lane) = self.lanes.get_mut(&device) {
+            lane.stopped(sequence);
+        }
+        self.list(device);
+    }
+
     /// A work's envelope cannot be made, ever.
     pub fn unsealable(&mut self, work: &Work, reason: &str, now: UnixTime) -> Effects {
         let mut effects = Effects::default();
+        self.unsent(work.device, work.sequence);
         self.drop_number(work.device, work.sequence, SkipReason::Dropped, &mut effects);
         self.end(work.key, State::Dead, reason, now, &mut effects);
         effects
@@ -326,6 +337,7 @@ impl Machine {
         let Some(lane) = self.lanes.get_mut(&device) else {
             return effects;
         };
+        lane.stopped(sequence);
         match outcome {
             Outcome::Kept => {
                 effects.forget.push((device, sequence));
@@ -425,6 +437,8 @@ impl Machine {
         let mut effects = Effects::default();
         if let Some(lane) = self.lanes.get_mut(&device) {
             lane.unblock();
+            // Whatever became of the mailbox's answer.
+            lane.kept(sequence);
         }
         self.list(device);
         let Some(key) = self.numbers.get(&(device, sequence)).copied() else {
