@@ -84,6 +84,8 @@ pub(crate) enum LoginOutcome {
     Refused,
     /// It was not looked at: too many before it were wrong, or too many are under way.
     Deferred,
+    /// The provider where users log in gave nothing.
+    Unavailable,
 }
 
 /// Counters of calls. Cheap to clone.

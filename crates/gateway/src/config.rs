@@ -29,7 +29,9 @@ pub use plan::{
     Beside, CarrierPlan, ConfigError, ExportPlan, FrontPlan, GatewayPlan, HealthPlan, ImportPlan, OriginPlan,
     OriginUrl,
 };
-pub use publish::{CertificatePlan, LoginConfig, LoginPlan, PublishConfig, PublishPlan, VisitorsConfig};
+pub use publish::{
+    Allowed, CertificatePlan, LoginConfig, LoginPlan, OidcPlan, PublishConfig, PublishPlan, VisitorsConfig,
+};
 pub use queue::{QueueConfig, QueuePlan};
 
 /// `[gateway]`: joins this machine's domain to others through one or more hubs.

@@ -341,9 +341,10 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
         .as_ref()
         .and_then(|broker| broker::check(broker, &mut seen, &mut bad));
     let exports = exports(&c.export, &mut bad);
-    let publish = publish::check(&c.publish, &exports, broker.as_ref().map(|b| &b.name), &mut bad);
-    inspect::memory(&c.inspect, &mut bad);
     let carriers = carriers(&c.carrier, &mut bad);
+    let name_of_broker = broker.as_ref().map(|b| &b.name);
+    let publish = publish::check(&c.publish, &exports, &carriers, name_of_broker, &mut bad);
+    inspect::memory(&c.inspect, &mut bad);
     let minute = Duration::from_secs(60);
     bad.between(
         "gateway.certificate_life",

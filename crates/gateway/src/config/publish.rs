@@ -1,8 +1,9 @@
 //! `[[gateway.publish]]`: exported web services under public host names, and who gets in there.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::PathBuf,
+    time::Duration,
 };
 
 use hawser_proto::{HostName, ServiceName, control::MAX_PUBLISHED};
@@ -10,7 +11,7 @@ use http::uri::Authority;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Complaints, ExportPlan, OriginPlan};
+use super::plan::{CarrierPlan, Complaints, ExportPlan, OriginPlan};
 use crate::export::policy::Policy;
 
 /// Longest realm in bytes.
@@ -65,6 +66,47 @@ pub enum LoginConfig {
         #[serde(default)]
         users: Vec<String>,
     },
+    /// Users of an OpenID Connect provider (authorization code with PKCE).
+    Oidc {
+        /// The provider: its issuer URL, below which `/.well-known/openid-configuration` is. No default.
+        issuer: String,
+        /// What the provider calls this client. Its redirect address there is `https://NAME/.hawser/callback`. No default.
+        client_id: String,
+        /// File with the client's secret, and nothing else (a line end is ignored). Default: none, for a public client.
+        #[serde(default)]
+        client_secret_file: Option<PathBuf>,
+        /// PEM file with the certificate authorities that may vouch for the provider. Default: those of the system.
+        #[serde(default)]
+        ca: Option<PathBuf>,
+        /// Whether the gateway connects to the provider straight, for one inside the domain. Default: false, by the ways out of
+        /// `[[gateway.carrier]]`, a web proxy among them.
+        #[serde(default)]
+        direct: bool,
+        /// What is asked for besides "openid". Default: ["email", "profile"].
+        #[serde(default = "scopes")]
+        scopes: Vec<String>,
+        /// The claim that names the user to the service, such as "preferred_username" or "email" where the provider lets nobody
+        /// choose another's. Default: "sub", which never changes.
+        #[serde(default = "sub")]
+        user: String,
+        /// Mail addresses of users who get in. The provider must say that an address is verified. Default: [].
+        #[serde(default)]
+        emails: Vec<String>,
+        /// Domains of mail addresses whose users get in, as in "acme.example". Default: [].
+        #[serde(default)]
+        domains: Vec<String>,
+        /// Claims by which users get in: for a claim's name the values one of which it must have, or hold as a list, as in
+        /// `{ groups = ["staff"] }`. Default: {}.
+        #[serde(default)]
+        claims: BTreeMap<String, Vec<String>>,
+        /// Whether every user of the provider gets in. Default: false.
+        #[serde(default)]
+        everyone: bool,
+        /// How long a login lasts, from "1m" to "7d". Default: "8h".
+        #[serde(default = "eight_hours", with = "humantime_serde")]
+        #[schemars(with = "String")]
+        session: Duration,
+    },
 }
 
 /// A published service.
@@ -110,11 +152,53 @@ pub enum LoginPlan {
         /// Who; none is all.
         users: Option<BTreeSet<String>>,
     },
+    /// Users of a provider.
+    Oidc(Box<OidcPlan>),
+}
+
+/// Login by an OpenID Connect provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OidcPlan {
+    /// The issuer, as it stands in its tokens.
+    pub issuer: String,
+    /// This client.
+    pub client_id: String,
+    /// Where its secret is.
+    pub secret: Option<PathBuf>,
+    /// Who may vouch for the provider.
+    pub ca: Option<PathBuf>,
+    /// How it is reached.
+    pub carriers: Vec<CarrierPlan>,
+    /// What is asked for, "openid" first.
+    pub scopes: String,
+    /// The claim that is the user's name.
+    pub user: String,
+    /// Who gets in.
+    pub allowed: Allowed,
+    /// How long.
+    pub session: Duration,
+}
+
+/// Which users of a provider get in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Allowed {
+    /// All.
+    Everyone,
+    /// Those to whom one of these applies.
+    Some {
+        /// Mail addresses, in lower case.
+        emails: BTreeSet<String>,
+        /// Domains of mail addresses, in lower case.
+        domains: BTreeSet<String>,
+        /// Names of claims, and the values that let in.
+        claims: BTreeMap<String, Vec<String>>,
+    },
 }
 
 pub(super) fn check(
     all: &[PublishConfig],
     exports: &[ExportPlan],
+    carriers: &[CarrierPlan],
     taken: Option<&HostName>,
     bad: &mut Complaints,
 ) -> Vec<PublishPlan> {
@@ -131,7 +215,7 @@ pub(super) fn check(
     let mut plans = Vec::new();
     for (i, c) in all.iter().enumerate() {
         let key = format!("gateway.publish[{i}]");
-        let Some(plan) = one(&key, c, exports, bad) else {
+        let Some(plan) = one(&key, c, exports, carriers, bad) else {
             continue;
         };
         if !names.insert(plan.name.clone()) {
@@ -145,7 +229,13 @@ pub(super) fn check(
     plans
 }
 
-fn one(key: &str, c: &PublishConfig, exports: &[ExportPlan], bad: &mut Complaints) -> Option<PublishPlan> {
+fn one(
+    key: &str,
+    c: &PublishConfig,
+    exports: &[ExportPlan],
+    carriers: &[CarrierPlan],
+    bad: &mut Complaints,
+) -> Option<PublishPlan> {
     let name = bad.take(&format!("{key}.name"), c.name.parse::<HostName>());
     let export = bad.take(&format!("{key}.export"), c.export.parse::<ServiceName>());
     if let Some(export) = &export {
@@ -165,7 +255,7 @@ fn one(key: &str, c: &PublishConfig, exports: &[ExportPlan], bad: &mut Complaint
         bad.add(&format!("{key}.port"), "0 is no port: expected that of the hub");
     }
     let policy = bad.take(&format!("{key}.allow"), Policy::visitors(&c.allow));
-    let login = login(&format!("{key}.login"), &c.login, &c.name, bad);
+    let login = login(&format!("{key}.login"), &c.login, &c.name, carriers, bad);
     let name = name?;
     let authority = match c.port {
         443 => name.to_string(),
@@ -184,7 +274,13 @@ fn one(key: &str, c: &PublishConfig, exports: &[ExportPlan], bad: &mut Complaint
     })
 }
 
-fn login(key: &str, c: &LoginConfig, name: &str, bad: &mut Complaints) -> Option<LoginPlan> {
+fn login(
+    key: &str,
+    c: &LoginConfig,
+    name: &str,
+    carriers: &[CarrierPlan],
+    bad: &mut Complaints,
+) -> Option<LoginPlan> {
     match c {
         LoginConfig::None {} => Some(LoginPlan::None),
         LoginConfig::Basic { realm, users } => {
@@ -202,9 +298,114 @@ fn login(key: &str, c: &LoginConfig, name: &str, bad: &mut Complaints) -> Option
                 users: (!users.is_empty()).then_some(users),
             })
         }
+        LoginConfig::Oidc {
+            issuer,
+            client_id,
+            client_secret_file,
+            ca,
+            direct,
+            scopes,
+            user,
+            emails,
+            domains,
+            claims,
+            everyone,
+            session,
+        } => {
+            bad.take(&format!("{key}.issuer"), check_issuer(issuer));
+            if user.is_empty() {
+                bad.add(
+                    &format!("{key}.user"),
+                    "is empty: expected a claim, as in \"sub\"",
+                );
+            }
+            if client_id.is_empty() {
+                bad.add(
+                    &format!("{key}.client_id"),
+                    "is empty: expected what the provider calls this client",
+                );
+            }
+            if scopes
+                .iter()
+                .any(|s| s.is_empty() || !s.bytes().all(|b| b.is_ascii_graphic() && b != b'"'))
+            {
+                bad.add(&format!("{key}.scopes"), "a scope is one word, as in [\"email\"]");
+            }
+            let minute = Duration::from_secs(60);
+            bad.between(&format!("{key}.session"), *session, minute, minute * 60 * 24 * 7);
+            let nobody = emails.is_empty() && domains.is_empty() && claims.is_empty();
+            if nobody != *everyone {
+                bad.add(
+                    key,
+                    "does not say who gets in: write `emails`, `domains` or `claims`, or everyone = true without them",
+                );
+            }
+            if let Some(odd) = domains.iter().find(|d| d.contains('@') || d.is_empty()) {
+                bad.add(
+                    &format!("{key}.domains"),
+                    format_args!("{odd:?} is no domain: expected what stands behind the '@'"),
+                );
+            }
+            if let Some(odd) = emails.iter().find(|e| !e.contains('@')) {
+                bad.add(
+                    &format!("{key}.emails"),
+                    format_args!("{odd:?} is no mail address"),
+                );
+            }
+            let lower = |all: &[String]| all.iter().map(|s| s.to_lowercase()).collect();
+            let mut asked = vec!["openid".to_owned()];
+            asked.extend(scopes.iter().filter(|s| *s != "openid").cloned());
+            Some(LoginPlan::Oidc(Box::new(OidcPlan {
+                issuer: issuer.clone(),
+                client_id: client_id.clone(),
+                secret: client_secret_file.clone(),
+                ca: ca.clone(),
+                carriers: match direct {
+                    true => vec![CarrierPlan::Direct],
+                    false => carriers.to_vec(),
+                },
+                scopes: asked.join(" "),
+                user: user.clone(),
+                allowed: match everyone {
+                    true => Allowed::Everyone,
+                    false => Allowed::Some {
+                        emails: lower(emails),
+                        domains: lower(domains),
+                        claims: claims.clone(),
+                    },
+                },
+                session: *session,
+            })))
+        }
+    }
+}
+
+/// An issuer's URL (OpenID Connect Discovery 1.0, section 3).
+fn check_issuer(issuer: &str) -> Result<(), String> {
+    let url: Option<http::Uri> = issuer.parse().ok();
+    let good = url.is_some_and(|url| {
+        url.scheme_str() == Some("https") && url.authority().is_some() && url.query().is_none()
+    });
+    match good && !issuer.contains(['#', '@']) {
+        true => Ok(()),
+        false => Err(format!(
+            "{issuer:?} is no issuer: expected https://HOST[:PORT][/PATH], without a query"
+        )),
     }
 }
 
 fn https() -> u16 {
     443
+}
+
+fn scopes() -> Vec<String> {
+    vec!["email".into(), "profile".into()]
+}
+
+fn sub() -> String {
+    "sub".into()
+}
+
+fn eight_hours() -> Duration {
+    Duration::from_secs(8 * 3600)
 }

@@ -168,6 +168,7 @@ impl fmt::Display for LoginPlan {
                 let users: Vec<_> = users.iter().map(String::as_str).collect();
                 write!(f, "login by password for {}", users.join(", "))
             }
+            LoginPlan::Oidc(oidc) => write!(f, "login at {} as its client {}", oidc.issuer, oidc.client_id),
         }
     }
 }

@@ -199,7 +199,8 @@ impl Connector {
     }
 }
 
-fn tls_config(ca: Option<&Path>, alpn: &[u8]) -> Result<ClientConfig, ConnectorError> {
+/// TLS as a client of whom a file's authorities vouch for, or those of the system.
+pub(crate) fn tls_config(ca: Option<&Path>, alpn: &[u8]) -> Result<ClientConfig, ConnectorError> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {

@@ -92,11 +92,10 @@ async fn inside(
         authority: site.authority.clone(),
         user: admitted.user,
     };
-    cx.public
-        .0
-        .exporter
-        .visit(&site.export, &visitor, request, call)
-        .await
+    let exporter = &cx.public.0.exporter;
+    let mut response = exporter.visit(&site.export, &visitor, request, call).await;
+    site.login.strip_answer(response.headers_mut());
+    response
 }
 
 /// Whether a request can be read in one way only, and is for this name; it leaves with a whole URI.

@@ -15,7 +15,7 @@ use hawser_proto::{HostName, ServiceName};
 use hawser_store::Store;
 use http::uri::Authority;
 
-use self::login::{Login, Passwords};
+use self::login::{Keys, Login, Passwords};
 use crate::{
     calls::CallMetrics,
     config::{GatewayPlan, LimitsConfig, PublishPlan},
@@ -34,6 +34,7 @@ struct Inner {
     exporter: Exporter,
     metrics: CallMetrics,
     passwords: Passwords,
+    keys: Keys,
     table: ArcSwap<Table>,
 }
 
@@ -70,12 +71,13 @@ impl Public {
         store: &Store,
         plan: &GatewayPlan,
     ) -> Result<Self, PublishError> {
-        let passwords = Passwords::new(store);
-        let table = Table::new(plan, &BTreeMap::new(), &passwords)?;
+        let (passwords, keys) = (Passwords::new(store), Keys::new(store));
+        let table = Table::new(plan, &BTreeMap::new(), &passwords, &keys)?;
         Ok(Self(Arc::new(Inner {
             exporter,
             metrics,
             passwords,
+            keys,
             table: ArcSwap::from_pointee(table),
         })))
     }
@@ -83,7 +85,7 @@ impl Public {
     /// What another plan publishes: made before anything changes.
     pub(crate) fn prepare(&self, plan: &GatewayPlan) -> Result<Prepared, PublishError> {
         let before = self.0.table.load();
-        Table::new(plan, &before.sites, &self.0.passwords).map(Prepared)
+        Table::new(plan, &before.sites, &self.0.passwords, &self.0.keys).map(Prepared)
     }
 
     /// Puts it into force, for visitors who are there, too.
@@ -100,12 +102,13 @@ impl Table {
         plan: &GatewayPlan,
         before: &BTreeMap<HostName, Arc<Site>>,
         passwords: &Passwords,
+        keys: &Keys,
     ) -> Result<Self, PublishError> {
         let mut sites = BTreeMap::new();
         for p in &plan.publish {
             let site = match before.get(&p.name) {
                 Some(same) if same.plan == *p => same.clone(),
-                _ => Arc::new(Site::new(p, passwords)?),
+                _ => Arc::new(Site::new(p, passwords, keys)?),
             };
             sites.insert(p.name.clone(), site);
         }
@@ -117,8 +120,8 @@ impl Table {
 }
 
 impl Site {
-    fn new(plan: &PublishPlan, passwords: &Passwords) -> Result<Self, PublishError> {
-        let login = Login::new(&plan.login, passwords).map_err(|why| PublishError {
+    fn new(plan: &PublishPlan, passwords: &Passwords, keys: &Keys) -> Result<Self, PublishError> {
+        let login = Login::new(plan, passwords, keys).map_err(|why| PublishError {
             name: plan.name.clone(),
             why,
         })?;

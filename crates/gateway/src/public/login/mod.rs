@@ -2,6 +2,7 @@
 
 mod basic;
 mod brake;
+pub mod oidc;
 pub mod users;
 
 use std::sync::atomic::Ordering;
@@ -12,11 +13,14 @@ use http::{
     header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
-pub(super) use self::basic::{Basic, Passwords};
+pub(super) use self::{
+    basic::{Basic, Passwords},
+    oidc::{Keys, Oidc},
+};
 use super::{Site, call::OWN, serve::Connection};
 use crate::{
     calls::LoginOutcome,
-    config::LoginPlan,
+    config::{LoginPlan, PublishPlan},
     export::User,
     headers::{fresh_request_id, value},
     problem::{self, Asker},
@@ -32,6 +36,8 @@ pub(super) enum Login {
     None,
     /// By a password.
     Basic(Basic),
+    /// At a provider.
+    Oidc(Box<Oidc>),
 }
 
 /// What is to be done with a request.
@@ -61,12 +67,13 @@ pub(super) enum Tried {
 }
 
 impl Login {
-    pub(super) fn new(plan: &LoginPlan, passwords: &Passwords) -> Result<Self, String> {
-        Ok(match plan {
+    pub(super) fn new(plan: &PublishPlan, passwords: &Passwords, keys: &Keys) -> Result<Self, String> {
+        Ok(match &plan.login {
             LoginPlan::None => Login::None,
             LoginPlan::Basic { realm, users } => {
                 Login::Basic(Basic::new(realm, users.clone(), passwords.clone()))
             }
+            LoginPlan::Oidc(oidc) => Login::Oidc(Box::new(Oidc::new(oidc, &plan.authority, keys.clone())?)),
         })
     }
 
@@ -75,6 +82,14 @@ impl Login {
         match self {
             Login::None => {}
             Login::Basic(_) => drop(headers.remove(AUTHORIZATION)),
+            Login::Oidc(oidc) => oidc.strip(headers),
+        }
+    }
+
+    /// Removes from an answer what only the gateway may say.
+    pub(super) fn strip_answer(&self, headers: &mut HeaderMap) {
+        if let Login::Oidc(oidc) = self {
+            oidc.strip_set(headers);
         }
     }
 }
@@ -82,12 +97,14 @@ impl Login {
 impl Connection {
     /// Looks at who asks. Cancel safe.
     pub(super) async fn login<B>(&self, site: &Site, request: &Request<B>) -> Outcome {
-        if request.uri().path().starts_with(OWN) {
+        let own = request.uri().path().starts_with(OWN);
+        if own && !matches!(site.login, Login::Oidc(_)) {
             return Outcome::Refuse(nothing());
         }
         match &site.login {
             Login::None => Outcome::In(Admitted { user: None }),
             Login::Basic(basic) => self.by_password(basic, request).await,
+            Login::Oidc(oidc) => oidc.login(request, &self.public.0.metrics).await,
         }
     }
 

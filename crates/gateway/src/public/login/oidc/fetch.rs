@@ -1,0 +1,196 @@
+//! Requests to a provider: HTTPS by the gateway's ways out, one connection each, bounded in time and size, no redirect followed.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use hawser_identity::HubAddress;
+use hawser_proto::UnixTime;
+use hawser_session::carrier::{DialError, Ways};
+use http::{
+    HeaderMap, Method, Request, Uri,
+    header::{ACCEPT, DATE, HOST, USER_AGENT},
+};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    carriers::{self, CarrierError},
+    config::CarrierPlan,
+    export::dial::{ConnectorError, tls_config},
+    headers::value,
+};
+
+/// Longest wait for one answer, connection and all.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Largest head of an answer in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+/// Largest body of an answer in bytes.
+const MAX_BODY: usize = 512 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// It is no URL that is asked.
+    #[error("{0:?} is no address of a provider: expected https://HOST[:PORT]/...")]
+    Url(String),
+    /// No connection.
+    #[error("{0}")]
+    Dial(Box<DialError>),
+    /// TLS failed.
+    #[error("TLS with {host}: {source}; `ca` names who may vouch for it")]
+    Tls {
+        /// Whose.
+        host: String,
+        /// What TLS says.
+        source: std::io::Error,
+    },
+    /// It broke off, or spoke no HTTP.
+    #[error("{url}: {why}")]
+    Broken {
+        /// What was asked for.
+        url: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// Nothing in time.
+    #[error("{url}: no answer within {} s", PATIENCE.as_secs())]
+    Timeout {
+        /// What was asked for.
+        url: String,
+    },
+}
+
+/// Why a provider cannot be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpsError {
+    /// A way out is not usable.
+    #[error(transparent)]
+    Carrier(#[from] CarrierError),
+    /// Nobody to vouch for it.
+    #[error(transparent)]
+    Trust(#[from] ConnectorError),
+}
+
+/// Makes the requests.
+pub(super) struct Https {
+    ways: Ways,
+    tls: Arc<ClientConfig>,
+}
+
+/// What came.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    /// The provider's clock.
+    pub(super) date: Option<UnixTime>,
+    pub(super) body: Bytes,
+}
+
+impl Https {
+    pub(super) fn new(carriers: &[CarrierPlan], ca: Option<&Path>) -> Result<Self, HttpsError> {
+        Ok(Self {
+            ways: carriers::ways(carriers)?,
+            tls: Arc::new(tls_config(ca, b"http/1.1")?),
+        })
+    }
+
+    /// One request and its answer. Cancel safe.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Reply, FetchError> {
+        // What follows a '?' is nobody's business in a log.
+        let shown = url.split('?').next().unwrap_or_default().to_owned();
+        let wrong = || FetchError::Url(shown.clone());
+        let uri: Uri = url.parse().map_err(|_| wrong())?;
+        let authority = uri
+            .authority()
+            .filter(|a| !a.as_str().contains('@'))
+            .ok_or_else(wrong)?;
+        if uri.scheme_str() != Some("https") {
+            return Err(wrong());
+        }
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        let at = HubAddress::new(&host, authority.port_u16().unwrap_or(443)).map_err(|_| wrong())?;
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri
+            .path_and_query()
+            .map_or("/", |p| p.as_str())
+            .parse()
+            .map_err(|_| wrong())?;
+        *request.headers_mut() = headers;
+        let headers = request.headers_mut();
+        headers.insert(HOST, value(authority));
+        headers.insert(ACCEPT, value("application/json"));
+        headers.insert(USER_AGENT, value("hawser"));
+        timeout(PATIENCE, self.exchange(&at, host, request, &shown))
+            .await
+            .map_err(|_| FetchError::Timeout { url: shown.clone() })?
+    }
+
+    async fn exchange(
+        &self,
+        at: &HubAddress,
+        host: String,
+        request: Request<Full<Bytes>>,
+        shown: &str,
+    ) -> Result<Reply, FetchError> {
+        let broken = |e: &dyn std::fmt::Display| FetchError::Broken {
+            url: shown.to_owned(),
+            why: e.to_string(),
+        };
+        let name = ServerName::try_from(host.clone()).map_err(|_| FetchError::Url(shown.to_owned()))?;
+        let carrier = self
+            .ways
+            .dial(at)
+            .await
+            .map_err(|e| FetchError::Dial(Box::new(e)))?;
+        let stream = TlsConnector::from(self.tls.clone())
+            .connect(name, carrier)
+            .await
+            .map_err(|source| FetchError::Tls { host, source })?;
+        let (mut sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| broken(&e))?;
+        let ask = async {
+            let answer = sender.send_request(request).await.map_err(|e| broken(&e))?;
+            let (parts, body) = answer.into_parts();
+            let body = Limited::new(body, MAX_BODY)
+                .collect()
+                .await
+                .map_err(|e| broken(&e))?;
+            let date = parts.headers.get(DATE).and_then(|d| d.to_str().ok());
+            Ok(Reply {
+                status: parts.status.as_u16(),
+                date: date
+                    .and_then(|d| httpdate::parse_http_date(d).ok())
+                    .map(UnixTime::from),
+                body: body.to_bytes(),
+            })
+        };
+        // The connection lives in this call, and ends with it.
+        tokio::pin!(ask);
+        tokio::pin!(connection);
+        tokio::select! {
+            biased;
+            reply = &mut ask => reply,
+            ended = &mut connection => match ended {
+                Ok(()) => ask.await,
+                Err(e) => Err(broken(&e)),
+            },
+        }
+    }
+}
