@@ -89,7 +89,72 @@ async function shown() {
   return { kind: "none", text: "" };
 }
 
+// Pages of any site, by name, and what their last navigation was answered with.
+const tabs = new Map();
+const statuses = new Map();
+// Requests of these pages for an address, with their cookies.
+const asked = [];
+
+async function tab(name = "first") {
+  if (!tabs.has(name)) {
+    const opened = await context.newPage();
+    opened.on("response", async (response) => {
+      const request = response.request();
+      if (request.isNavigationRequest()) statuses.set(opened, response.status());
+    });
+    opened.on("request", async (request) => {
+      const headers = await request.allHeaders().catch(() => ({}));
+      asked.push({ url: request.url(), cookie: headers.cookie ?? "" });
+    });
+    tabs.set(name, opened);
+  }
+  return tabs.get(name);
+}
+
+const seen = async (at) => ({ address: at.url(), status: statuses.get(at), text: await at.textContent("body") });
+
 const commands = {
+  async visit({ url, on }) {
+    const at = await tab(on);
+    await at.goto(url);
+    return seen(at);
+  },
+  // Fills in a provider's form, and waits until it leads back to a host.
+  async "log-in"({ user, host, on }) {
+    const at = await tab(on);
+    await at.fill("input[name=login]", user);
+    await at.fill("input[name=password]", "any");
+    await Promise.all([at.waitForURL((url) => url.host === host), at.click("button[type=submit]")]);
+    return seen(at);
+  },
+  async ask({ path, on }) {
+    const at = await tab(on);
+    return at.evaluate(async (path) => {
+      const answer = await fetch(path);
+      return { status: answer.status, type: answer.headers.get("content-type"), text: await answer.text() };
+    }, path);
+  },
+  async socket({ path, on }) {
+    const at = await tab(on);
+    return at.evaluate(
+      (path) =>
+        new Promise((resolve) => {
+          const socket = new WebSocket(`wss://${location.host}${path}`);
+          socket.onopen = () => resolve({ opened: true });
+          socket.onerror = () => resolve({ opened: false });
+        }),
+      path,
+    );
+  },
+  async cookies() {
+    return { cookies: await context.cookies() };
+  },
+  async forget() {
+    await context.clearCookies();
+  },
+  async asked({ part }) {
+    return { requests: asked.filter((request) => request.url.includes(part)) };
+  },
   async open({ url }) {
     await page.goto(url);
     await page.waitForSelector("main > section:not([hidden])");

@@ -11,6 +11,7 @@ mod ground;
 mod ingress;
 mod inspector;
 mod lives;
+mod oidc;
 mod page;
 mod protect;
 mod publish;
