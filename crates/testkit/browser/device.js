@@ -139,7 +139,7 @@ const commands = {
     return at.evaluate(
       (path) =>
         new Promise((resolve) => {
-          const socket = new WebSocket(`wss://${location.host}${path}`);
+          const socket = new WebSocket(`wss://${location.host}${path}`, "echo");
           socket.onopen = () => resolve({ opened: true });
           socket.onerror = () => resolve({ opened: false });
         }),

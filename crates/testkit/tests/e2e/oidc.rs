@@ -371,7 +371,15 @@ fn the_rules_say_who_gets_in_and_several_pages_may_ask_at_once() {
         .tell("visit", json!({ "url": ground.url(CHAT, "/"), "on": "chat" }))
         .unwrap();
     let socket = json!({ "path": "/socket", "on": "chat" });
-    assert_eq!(browser.tell("socket", socket.clone()).unwrap()["opened"], true);
+    let opened = browser.tell("socket", socket.clone()).unwrap();
+    let log = fs::read_to_string(ground.dir.path().join("access.log")).unwrap_or_default();
+    assert_eq!(
+        opened["opened"],
+        true,
+        "{}\n{}",
+        browser.log(),
+        log.lines().rev().take(8).collect::<Vec<_>>().join("\n")
+    );
     browser.tell("forget", json!({})).unwrap();
     assert_eq!(browser.tell("socket", socket).unwrap()["opened"], false);
 }
