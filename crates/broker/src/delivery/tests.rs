@@ -13,7 +13,7 @@ use hawser_proto::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::outbox::{Changes, Gap, Kept, Restored};
+use crate::outbox::{Gap, Kept, Restored};
 
 const NOW: UnixTime = UnixTime(1000);
 

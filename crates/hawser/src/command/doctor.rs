@@ -2,6 +2,7 @@
 
 mod hub;
 mod local;
+mod login;
 mod network;
 
 use std::{path::Path, time::Duration};
@@ -124,6 +125,7 @@ async fn look(config: &Config, timeout: Duration, findings: &mut Findings) {
             "add rules for both directions, then reload",
         );
     }
+    login::look(&plan, timeout, findings).await;
     local::peers(&summary, findings);
     if running.is_some() {
         local::services(&c.state, findings).await;

@@ -9,7 +9,7 @@ use hawser_testkit::{
     browser::{self, Browser, Spec},
     curl::Curl,
     gate,
-    hawser::{admin_table, run},
+    hawser::{admin_table, run, try_run},
     net::{Plan, Sites},
     origin::{HttpOrigin, Python},
     wait,
@@ -86,6 +86,16 @@ impl Ground {
         };
         own.provide("provider.log");
         own
+    }
+
+    /// What `hawser doctor` says of the provider.
+    fn doctor(&self) -> String {
+        let host = &self.sites.domains[0].gateways[0];
+        let config = self.dir.path().join("acme.toml");
+        let (rows, ..) = try_run(host, &config, &["doctor", "--json"], "").unwrap();
+        let rows: Value = serde_json::from_str(&rows).unwrap();
+        let row = |r: &&Value| r["check"] == format!("login {WIKI}");
+        text(rows.as_array().unwrap().iter().find(row).unwrap(), "verdict").to_owned()
     }
 
     /// Starts the provider.
@@ -390,7 +400,9 @@ fn without_the_provider_nobody_new_gets_in_and_who_is_in_stays() {
         return;
     }
     let mut ground = Ground::start();
+    assert_eq!(ground.doctor(), "ok");
     ground.provider = None;
+    assert_eq!(ground.doctor(), "fail");
     let mut browser = ground.browser();
     let wiki = ground.url(WIKI, "/echo");
     let page = browser.tell("visit", json!({ "url": wiki })).unwrap();
