@@ -97,7 +97,7 @@ impl Lane {
         }
         self.blocked = None;
         let moving = self.out.values().filter(|(_, s)| *s == Stage::Moving).count();
-        if moving >= WINDOW || self.failed().next().is_some() {
+        if moving >= WINDOW || self.failed() {
             return None;
         }
         let todo = self.out.iter_mut().find(|(_, (_, stage))| *stage == Stage::Todo);
@@ -121,8 +121,14 @@ impl Lane {
         if !self.leaving.is_empty() || self.out.values().any(|(_, stage)| *stage == Stage::Moving) {
             return Vec::new();
         }
-        let passed = |n: &u64| *n < self.kept || self.out.get(n).is_some_and(|(_, s)| *s == Stage::Passed);
-        let lost: Vec<(u64, Key)> = self.failed().filter(|(n, _)| passed(n)).rev().collect();
+        let passed =
+            |n: u64, stage: Stage| stage == Stage::Passed || (stage == Stage::Failed && n < self.kept);
+        let lost = self
+            .out
+            .iter()
+            .rev()
+            .filter(|(n, (_, stage))| passed(**n, *stage));
+        let lost: Vec<(u64, Key)> = lost.map(|(n, (key, _))| (*n, *key)).collect();
         for (number, key) in &lost {
             self.out.remove(number);
             self.waiting.push_front(*key);
@@ -133,11 +139,10 @@ impl Lane {
         lost
     }
 
-    fn failed(&self) -> impl DoubleEndedIterator<Item = (u64, Key)> {
-        let failed = |(n, (key, stage)): (&u64, &(Key, Stage))| {
-            matches!(stage, Stage::Failed | Stage::Passed).then_some((*n, *key))
-        };
-        self.out.iter().filter_map(failed)
+    /// Whether one waits to be settled.
+    fn failed(&self) -> bool {
+        let mut stages = self.out.values().map(|(_, stage)| stage);
+        stages.any(|s| matches!(s, Stage::Failed | Stage::Passed))
     }
 
     /// The mailbox has it.
@@ -186,8 +191,8 @@ impl Lane {
         self.leaving.clear();
         for (number, (_, stage)) in &mut self.out {
             *stage = match stage {
-                Stage::Failed | Stage::Passed if Some(*number) < highest => Stage::Passed,
                 Stage::Passed => Stage::Passed,
+                Stage::Failed if Some(*number) < highest => Stage::Passed,
                 Stage::Todo | Stage::Moving | Stage::Failed => Stage::Failed,
             };
         }
