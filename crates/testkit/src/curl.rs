@@ -2,6 +2,8 @@
 
 use std::{
     io::Read,
+    net::SocketAddr,
+    path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
 };
@@ -53,6 +55,16 @@ impl Curl {
     /// Adds a header.
     pub fn header(self, line: &str) -> Self {
         self.args(["-H", line])
+    }
+
+    /// Believes the authorities in this file (PEM), and no others.
+    pub fn trusting(self, authorities: &Path) -> Self {
+        self.args(["--cacert", &authorities.display().to_string()])
+    }
+
+    /// Looks for this name at an address.
+    pub fn resolve(self, name: &str, at: SocketAddr) -> Self {
+        self.args(["--resolve", &format!("{name}:{}:{}", at.port(), at.ip())])
     }
 
     /// Goes through a web proxy (absolute-form).

@@ -127,6 +127,16 @@ impl Daemon {
             })
     }
 
+    /// Waits until the hub lets so many names be published: a gateway is ready once it is connected, and hears of that a moment
+    /// later.
+    pub fn wait_published(&self, limit: Duration, names: usize) -> Result<()> {
+        wait::for_condition(limit, "the hub to let the names be published", || {
+            let said = self.ask("/status").unwrap_or_default();
+            let all = said["published"].as_array().cloned().unwrap_or_default();
+            all.iter().filter(|n| n["allowed"] == true).count() == names
+        })
+    }
+
     /// Where it runs.
     pub fn host(&self) -> &Host {
         &self.host

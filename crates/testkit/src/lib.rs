@@ -21,6 +21,7 @@ pub mod origin;
 pub mod parties;
 pub mod pattern;
 pub mod proc;
+pub mod publishing;
 pub mod small;
 pub mod vm;
 pub mod wait;

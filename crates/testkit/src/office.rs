@@ -98,12 +98,7 @@ impl Office {
         let (config, state, log) = (self.path("acme.toml"), self.path("gw1"), self.path("acme.log"));
         let mut gateway = Daemon::start(&self.site().gateways[0], &config, &state, &log)?;
         gateway.wait_ready(SETUP)?;
-        // It is ready once it is connected; that its name is published, the hub says a moment later.
-        wait::for_condition(SETUP, "the hub to let the name be published", || {
-            let said = gateway.ask("/status").unwrap_or_default();
-            let names = said["published"].as_array().cloned().unwrap_or_default();
-            names.iter().any(|n| n["allowed"] == true)
-        })?;
+        gateway.wait_published(SETUP, 1)?;
         self.gateway = Some(gateway);
         Ok(())
     }

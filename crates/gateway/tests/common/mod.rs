@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use hawser_identity::{HubAddress, HubIdentity, Joins};
 use hawser_proto::{NodeName, ServiceId};
 use hawser_session::carrier::Ways;
 use hawser_store::Store;
+pub use hawser_testkit::net::free_port;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, service::service_fn};
@@ -346,22 +347,6 @@ pub async fn echoed(import: SocketAddr, text: &str) -> std::io::Result<String> {
     let mut back = String::new();
     socket.read_to_string(&mut back).await?;
     Ok(back)
-}
-
-/// A loopback port that is free now, and below those that the system gives out by itself: nobody takes it before it is used.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    const FIRST: u32 = 20_000;
-    const MANY: u32 = 10_000;
-    loop {
-        let n = std::process::id()
-            .wrapping_mul(41)
-            .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = (FIRST + n % MANY) as u16;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 fn log() {

@@ -11,9 +11,10 @@ use std::{
     io::Write as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
+
+use hawser_testkit::net::free_port;
 
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -150,22 +151,6 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < end, "waited {PATIENCE:?} in vain for {what}");
         std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// A loopback port that is free now, and below those that the system gives out by itself: nobody takes it before it is used.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    const FIRST: u32 = 20_000;
-    const MANY: u32 = 10_000;
-    loop {
-        let n = std::process::id()
-            .wrapping_mul(41)
-            .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = (FIRST + n % MANY) as u16;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 

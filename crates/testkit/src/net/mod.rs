@@ -16,7 +16,7 @@ pub use watch::{Sighting, Stretch, Watch};
 pub use wire::Link;
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, TcpListener},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -65,6 +65,22 @@ pub fn own_loopback() -> Ipv4Addr {
     let [.., number] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let [.., high, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, 64 + number % 128, high, low)
+}
+
+/// A loopback port that is free now, and below those that the system gives out by itself: nobody takes it before it is used.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 20_000;
+    const MANY: u32 = 10_000;
+    loop {
+        let n = std::process::id()
+            .wrapping_mul(41)
+            .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = (FIRST + n % MANY) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Runs `ip` with these words.

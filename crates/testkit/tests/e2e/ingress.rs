@@ -13,15 +13,10 @@ use hawser_testkit::{
 /// curl, from where devices are.
 fn curl(office: &Office, name: &str, path: &str, more: &[&str]) -> Curl {
     let hub = office.sites.hub_at();
-    let authority = office.authority.certificate();
-    let mut args = vec![
-        "--cacert".to_owned(),
-        authority.display().to_string(),
-        "--resolve".to_owned(),
-        format!("{name}:{}:{}", hub.port(), hub.ip()),
-    ];
-    args.extend(more.iter().map(|a| (*a).to_owned()));
-    Curl::new(office.outside(), format!("https://{name}:{}{path}", hub.port())).args(args)
+    Curl::new(office.outside(), format!("https://{name}:{}{path}", hub.port()))
+        .trusting(&office.authority.certificate())
+        .resolve(name, hub)
+        .args(more)
 }
 
 #[test]

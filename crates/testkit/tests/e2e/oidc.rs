@@ -1,23 +1,23 @@
 //! Login at published names by an OpenID Connect provider of another maker, in a real browser. The provider is inside the domain,
 //! and published under a name of its own; visitors and the gateway reach it there.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
+use anyhow::Result;
 use hawser_testkit::{
-    Daemon, Process,
+    Process,
     authority::Authority,
     browser::{self, Browser, Spec},
     curl::Curl,
     gate,
-    hawser::{admin_table, run, try_run},
-    net::{Plan, Sites},
+    hawser::try_run,
+    net::Sites,
     origin::{HttpOrigin, Python},
+    publishing::{Publishing, SETUP},
     wait,
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-const DOMAIN: &str = "acme";
 const WIKI: &str = "wiki.acme.example";
 /// Leads to WebSockets.
 const CHAT: &str = "chat.acme.example";
@@ -28,61 +28,26 @@ const ORIGIN: u16 = 8080;
 const SOCKETS: u16 = 8003;
 const PROVIDER: u16 = 9000;
 const SECRET: &str = "of+the client:&";
-/// Long enough for a busy machine to make keys, join and connect.
-const SETUP: Duration = Duration::from_secs(60);
 const SESSION: &str = "__Host-hawser-session";
 
 struct Ground {
     provider: Option<Process>,
-    gateway: Daemon,
-    _hub: Daemon,
     _origin: HttpOrigin,
     _sockets: Python,
-    authority: Authority,
-    sites: Sites,
-    dir: TempDir,
+    public: Publishing,
 }
 
 impl Ground {
     fn start() -> Self {
-        let sites = Sites::build(&Plan {
-            domains: &[DOMAIN],
-            gateways: 1,
-            proxy_only: false,
-        })
-        .unwrap();
-        let dir = tempfile::Builder::new().prefix("hawser-oidc-").tempdir().unwrap();
-        let authority = Authority::new(dir.path()).unwrap();
-        let at = |name: &str| dir.path().join(name);
-        fs::write(at("secret"), format!("{SECRET}\n")).unwrap();
-        fs::write(at("hub.toml"), hub_config(&sites, &at("hub"))).unwrap();
-        fs::write(at("acme.toml"), gateway_config(&sites, &authority, dir.path())).unwrap();
-        let hub = Daemon::start(&sites.hub, &at("hub.toml"), &at("hub"), &at("hub.log")).unwrap();
-        let host = sites.domains[0].gateways[0].clone();
-        host.knows(&[(LOGIN, sites.hub.address())]).unwrap();
-        let admin = |args: &[&str], input: &str| run(&host, &at("acme.toml"), args, input).unwrap();
-        admin(&["domain", "init", DOMAIN, "gw1"], "");
-        admin(&["join"], &hub.command(&["token", "hub", DOMAIN], "").unwrap());
-        let mut gateway = Daemon::start(&host, &at("acme.toml"), &at("gw1"), &at("acme.log")).unwrap();
-        gateway.wait_ready(SETUP).unwrap();
-        wait::for_condition(SETUP, "the hub to let the names be published", || {
-            let said = gateway.ask("/status").unwrap_or_default();
-            let names = said["published"].as_array().cloned().unwrap_or_default();
-            names.iter().filter(|n| n["allowed"] == true).count() == NAMES.len()
-        })
-        .unwrap();
-        let app = &sites.domains[0].app;
+        let public = Publishing::start(&NAMES, tables).unwrap();
+        let app = &public.site().app;
         let ip = app.address().to_string();
         let port = SOCKETS.to_string();
         let mut own = Self {
             provider: None,
-            gateway,
-            _hub: hub,
             _origin: HttpOrigin::start(app, ORIGIN).unwrap(),
-            _sockets: Python::start(app, "websocket_server.py", &[&ip, &port], dir.path()).unwrap(),
-            authority,
-            sites,
-            dir,
+            _sockets: Python::start(app, "websocket_server.py", &[&ip, &port], &public.path("")).unwrap(),
+            public,
         };
         own.provide("provider.log");
         own
@@ -90,9 +55,8 @@ impl Ground {
 
     /// What `hawser doctor` says of the provider.
     fn doctor(&self) -> String {
-        let host = &self.sites.domains[0].gateways[0];
-        let config = self.dir.path().join("acme.toml");
-        let (rows, ..) = try_run(host, &config, &["doctor", "--json"], "").unwrap();
+        let gateway = &self.public.gateway;
+        let (rows, ..) = try_run(gateway.host(), gateway.config(), &["doctor", "--json"], "").unwrap();
         let rows: Value = serde_json::from_str(&rows).unwrap();
         let row = |r: &&Value| r["check"] == format!("login {WIKI}");
         text(rows.as_array().unwrap().iter().find(row).unwrap(), "verdict").to_owned()
@@ -100,8 +64,8 @@ impl Ground {
 
     /// Starts the provider.
     fn provide(&mut self, log: &str) {
-        let app = &self.sites.domains[0].app;
-        let port = self.sites.hub_at().port();
+        let app = &self.public.site().app;
+        let port = self.public.sites.hub_at().port();
         let callback = |name: &str| format!("https://{name}:{port}/.hawser/callback");
         let options = json!({
             "host": app.address(), "port": PROVIDER, "issuer": format!("https://{LOGIN}:{port}"),
@@ -115,38 +79,33 @@ impl Ground {
         });
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser/provider.js");
         let args = [&*script.to_string_lossy(), &options.to_string()];
-        let mut process = Process::start(app, "node", &args, &self.dir.path().join(log)).unwrap();
+        let mut process = Process::start(app, "node", &args, &self.public.path(log)).unwrap();
         process.wait_for_log(SETUP, "ready\n").unwrap();
         self.provider = Some(process);
     }
 
     fn browser(&self) -> Browser {
-        let certificate = self.authority.certificate();
-        let hub = self.sites.hub.address();
+        let certificate = self.public.authority.certificate();
+        let hub = self.public.sites.hub.address();
         let spec = Spec {
             authorities: &[&certificate],
             names: &NAMES.map(|name| (name, hub)),
             prf: false,
         };
-        Browser::start(&self.sites.net, &self.dir.path().join("browser"), &spec).unwrap()
+        Browser::start(&self.public.sites.net, &self.public.path("browser"), &spec).unwrap()
     }
 
     fn host(&self, name: &str) -> String {
-        format!("{name}:{}", self.sites.hub_at().port())
+        self.public.host(name)
     }
 
     fn url(&self, name: &str, path: &str) -> String {
-        format!("https://{}{path}", self.host(name))
+        self.public.url(name, path)
     }
 
     /// curl, from outside.
     fn curl(&self, url: &str, cookie: &str) -> Curl {
-        let hub = self.sites.hub_at();
-        let curl = Curl::new(&self.sites.net, url)
-            .args(["--cacert", &self.authority.certificate().display().to_string()]);
-        let curl = NAMES.iter().fold(curl, |curl, name| {
-            curl.args(["--resolve", &format!("{name}:{}:{}", hub.port(), hub.ip())])
-        });
+        let curl = self.public.curl(url);
         match cookie {
             "" => curl,
             cookie => curl.header(&format!("Cookie: {cookie}")),
@@ -172,24 +131,12 @@ impl Ground {
     }
 }
 
-fn hub_config(sites: &Sites, state: &Path) -> String {
-    format!(
-        "{}[hub]\nlisten = [\"{at}\"]\npublic = \"{at}\"\nstate = \"{}\"\n\n[[hub.publish]]\ndomain = \"{DOMAIN}\"\nnames = {NAMES:?}\n",
-        admin_table(&sites.hub),
-        state.display(),
-        at = sites.hub_at(),
-    )
-}
-
-fn gateway_config(sites: &Sites, authority: &Authority, dir: &Path) -> String {
+fn tables(sites: &Sites, authority: &Authority, dir: &Path) -> Result<String> {
     let site = &sites.domains[0];
     let port = sites.hub_at().port();
-    let mut text = format!(
-        "{}[gateway]\nstate = \"{}\"\naccess_log = \"{}\"\n",
-        admin_table(&site.gateways[0]),
-        dir.join("gw1").display(),
-        dir.join("access.log").display(),
-    );
+    fs::write(dir.join("secret"), format!("{SECRET}\n"))?;
+    site.gateways[0].knows(&[(LOGIN, sites.hub.address())])?;
+    let mut text = String::new();
     for (name, at) in [("web", ORIGIN), ("ws", SOCKETS), ("login", PROVIDER)] {
         text += &format!(
             "\n[[gateway.export]]\nname = \"{name}\"\nhttp = \"http://{}\"\n",
@@ -207,7 +154,7 @@ fn gateway_config(sites: &Sites, authority: &Authority, dir: &Path) -> String {
         (CHAT, "ws", &oidc),
         (LOGIN, "login", "kind = \"none\""),
     ] {
-        let (certificate, key) = authority.issue(name).unwrap();
+        let (certificate, key) = authority.issue(name)?;
         text += &format!(
             "\n[[gateway.publish]]\nname = \"{name}\"\nexport = \"{export}\"\ncertificate = \"{}\"\nkey = \"{}\"\nport = {port}\n\
              allow = [{{}}]\n[gateway.publish.login]\n{login}\n",
@@ -215,7 +162,7 @@ fn gateway_config(sites: &Sites, authority: &Authority, dir: &Path) -> String {
             key.display(),
         );
     }
-    text
+    Ok(text)
 }
 
 fn text<'a>(answer: &'a Value, member: &str) -> &'a str {
@@ -333,17 +280,16 @@ fn people_log_in_at_a_provider_and_the_service_hears_who_they_are() {
     );
     assert_eq!(ground.status(&echo, &own), 401, "who kept the cookie is out, too");
 
-    let log = || fs::read_to_string(ground.dir.path().join("access.log")).unwrap_or_default();
+    let log = || fs::read_to_string(ground.public.path("access.log")).unwrap_or_default();
     wait::for_condition(wait::SOON, "the access log to name the user", || {
         log().contains("\"user\":\"ada\"")
     })
     .unwrap();
     let logs =
-        ["acme.log", "hub.log", "access.log"].map(|l| fs::read_to_string(ground.dir.path().join(l)).unwrap());
+        ["acme.log", "hub.log", "access.log"].map(|l| fs::read_to_string(ground.public.path(l)).unwrap());
     for kept in [SECRET, sealed] {
         assert!(!logs.concat().contains(kept), "{kept} is in a log");
     }
-    drop(ground.gateway);
 }
 
 #[test]
@@ -382,7 +328,7 @@ fn the_rules_say_who_gets_in_and_several_pages_may_ask_at_once() {
         .unwrap();
     let socket = json!({ "path": "/socket", "on": "chat" });
     let opened = browser.tell("socket", socket.clone()).unwrap();
-    let log = fs::read_to_string(ground.dir.path().join("access.log")).unwrap_or_default();
+    let log = fs::read_to_string(ground.public.path("access.log")).unwrap_or_default();
     assert_eq!(
         opened["opened"],
         true,

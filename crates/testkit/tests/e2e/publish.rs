@@ -3,22 +3,21 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
+use anyhow::Result;
 use hawser_testkit::{
-    Daemon,
     authority::Authority,
     curl::{Answer, Curl},
     gate,
-    hawser::{admin_table, run, try_run},
-    net::{Plan, Sites},
+    hawser::try_run,
+    net::Sites,
     origin::{HttpOrigin, Python},
-    pattern, wait,
+    pattern,
+    publishing::Publishing,
+    wait,
 };
-use tempfile::TempDir;
 
-const DOMAIN: &str = "acme";
 /// Asks for a password.
 const WIKI: &str = "wiki.acme.example";
 /// Asks for a password, and leads to WebSockets.
@@ -29,110 +28,53 @@ const NAMES: [&str; 3] = [WIKI, OPEN, CHAT];
 const ORIGIN: u16 = 8080;
 const SOCKETS: u16 = 8003;
 const PASSWORD: &str = "correct-horse-battery-staple";
-/// Long enough for a busy machine to make keys, join and connect.
-const SETUP: Duration = Duration::from_secs(60);
 /// Large enough that nobody keeps it in a buffer unnoticed.
 const LARGE: u64 = 40_000_000;
 
-/// A hub, and a domain whose gateway publishes one web service under several names.
+/// The names are published, and lead to one web service.
 struct Ground {
-    gateway: Daemon,
-    _hub: Daemon,
     _origin: HttpOrigin,
-    authority: Authority,
-    sites: Sites,
-    dir: TempDir,
+    public: Publishing,
 }
 
 impl Ground {
     fn start() -> Self {
-        let plan = Plan {
-            domains: &[DOMAIN],
-            gateways: 1,
-            proxy_only: false,
-        };
-        let sites = Sites::build(&plan).unwrap();
-        let dir = tempfile::Builder::new()
-            .prefix("hawser-publish-")
-            .tempdir()
-            .unwrap();
-        let authority = Authority::new(dir.path()).unwrap();
-        let at = |name: &str| dir.path().join(name);
-        fs::write(at("hub.toml"), hub_config(&sites, &at("hub"))).unwrap();
-        let config = gateway_config(&sites, &authority, dir.path());
-        fs::write(at("acme.toml"), &config).unwrap();
-        let hub = Daemon::start(&sites.hub, &at("hub.toml"), &at("hub"), &at("hub.log")).unwrap();
-        let host = sites.domains[0].gateways[0].clone();
-        let admin = |args: &[&str], input: &str| run(&host, &at("acme.toml"), args, input).unwrap();
-        admin(&["domain", "init", DOMAIN, "gw1"], "");
-        admin(&["join"], &hub.command(&["token", "hub", DOMAIN], "").unwrap());
-        let mut gateway = Daemon::start(&host, &at("acme.toml"), &at("gw1"), &at("acme.log")).unwrap();
-        gateway.wait_ready(SETUP).unwrap();
-        wait::for_condition(SETUP, "the hub to let the names be published", || {
-            let said = gateway.ask("/status").unwrap_or_default();
-            let names = said["published"].as_array().cloned().unwrap_or_default();
-            names.iter().filter(|n| n["allowed"] == true).count() == NAMES.len()
-        })
-        .unwrap();
-        let origin = HttpOrigin::start(&sites.domains[0].app, ORIGIN).unwrap();
+        let public = Publishing::start(&NAMES, tables).unwrap();
         Self {
-            gateway,
-            _hub: hub,
-            _origin: origin,
-            authority,
-            sites,
-            dir,
+            _origin: HttpOrigin::start(&public.site().app, ORIGIN).unwrap(),
+            public,
         }
     }
 
     /// curl, from outside.
     fn curl(&self, name: &str, path: &str) -> Curl {
-        let hub = self.sites.hub_at();
-        let authority = self.authority.certificate();
-        Curl::new(&self.sites.net, format!("https://{name}:{}{path}", hub.port())).args([
-            "--cacert",
-            &authority.display().to_string(),
-            "--resolve",
-            &format!("{name}:{}:{}", hub.port(), hub.ip()),
-        ])
+        self.public.curl(&self.public.url(name, path))
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.public.path(name)
     }
 
     fn admin(&self, args: &[&str], input: &str) -> (String, String, bool) {
-        try_run(self.gateway.host(), self.gateway.config(), args, input).unwrap()
+        let gateway = &self.public.gateway;
+        try_run(gateway.host(), gateway.config(), args, input).unwrap()
     }
 }
 
-fn hub_config(sites: &Sites, state: &Path) -> String {
-    format!(
-        "{}[hub]\nlisten = [\"{at}\"]\npublic = \"{at}\"\nstate = \"{}\"\n\n[[hub.publish]]\ndomain = \"{DOMAIN}\"\nnames = {NAMES:?}\n",
-        admin_table(&sites.hub),
-        state.display(),
-        at = sites.hub_at(),
-    )
-}
-
-fn gateway_config(sites: &Sites, authority: &Authority, dir: &Path) -> String {
-    let site = &sites.domains[0];
-    let host = &site.gateways[0];
+fn tables(sites: &Sites, authority: &Authority, _: &Path) -> Result<String> {
+    let app = &sites.domains[0].app;
     let mut text = format!(
-        "{}[gateway]\nstate = \"{}\"\naccess_log = \"{}\"\n\n[[gateway.export]]\nname = \"web\"\nhttp = \"http://{}\"\n\n\
+        "\n[[gateway.export]]\nname = \"web\"\nhttp = \"http://{}\"\n\n\
          [[gateway.export]]\nname = \"ws\"\nhttp = \"http://{}\"\n",
-        admin_table(host),
-        dir.join("gw1").display(),
-        dir.join("access.log").display(),
-        site.app.at(ORIGIN),
-        site.app.at(SOCKETS),
+        app.at(ORIGIN),
+        app.at(SOCKETS),
     );
     for (name, export, login) in [
         (WIKI, "web", "kind = \"basic\"\nrealm = \"The wiki\""),
         (OPEN, "web", "kind = \"none\""),
         (CHAT, "ws", "kind = \"basic\""),
     ] {
-        let (certificate, key) = authority.issue(name).unwrap();
+        let (certificate, key) = authority.issue(name)?;
         text += &format!(
             r#"
 [[gateway.publish]]
@@ -153,7 +95,7 @@ allow = [
             sites.hub_at().port(),
         );
     }
-    text
+    Ok(text)
 }
 
 /// What the origin saw of a header.
@@ -231,7 +173,7 @@ fn visitors_log_in_by_password_and_the_service_hears_who_they_are() {
         }
         assert_eq!(seen(&answer, "x-mine"), ["kept"]);
         assert_eq!(seen(&answer, "x-forwarded-proto"), ["https"]);
-        let authority = format!("{WIKI}:{}", ground.sites.hub_at().port());
+        let authority = format!("{WIKI}:{}", ground.public.sites.hub_at().port());
         assert_eq!(seen(&answer, "x-forwarded-host"), [authority.as_str()]);
         assert_eq!(seen(&answer, "host"), [authority.as_str()]);
         let forwarded = format!("for=unknown;by=_gw1.acme;host=\"{authority}\";proto=https");
@@ -362,15 +304,16 @@ fn bodies_stream_both_ways_and_a_reload_changes_who_gets_in() {
         .unwrap();
     assert!(said.contains(&pattern::hash(LARGE)), "{said}");
 
-    let config = fs::read_to_string(ground.gateway.config()).unwrap();
+    let config = fs::read_to_string(ground.public.gateway.config()).unwrap();
     let other = config.replace("kind = \"none\"", "kind = \"basic\"");
-    ground.gateway.reload(&other).unwrap();
+    ground.public.gateway.reload(&other).unwrap();
     wait::for_condition(wait::SOON, "a login to be asked for", || {
         ground.curl(OPEN, "/echo").call().is_ok_and(|a| a.status == 401)
     })
     .unwrap();
     // What is wrong changes nothing.
     ground
+        .public
         .gateway
         .reload(&other.replace("export = \"web\"", "export = \"none\""))
         .unwrap();
@@ -388,15 +331,15 @@ fn visitors_open_websockets_once_they_are_in() {
         return;
     }
     let ground = Ground::start();
-    let app = &ground.sites.domains[0].app;
+    let app = &ground.public.site().app;
     let ip = app.address().to_string();
     let port = SOCKETS.to_string();
-    let _server = Python::start(app, "websocket_server.py", &[&ip, &port], ground.dir.path()).unwrap();
+    let _server = Python::start(app, "websocket_server.py", &[&ip, &port], &ground.path("")).unwrap();
     ground.admin(&["login", "set", "ada"], PASSWORD);
-    let outside = &ground.sites.net;
-    let hub = ground.sites.hub_at();
+    let outside = &ground.public.sites.net;
+    let hub = ground.public.sites.hub_at();
     outside.knows(&[(CHAT, hub.ip())]).unwrap();
-    let authority = ground.authority.certificate().display().to_string();
+    let authority = ground.public.authority.certificate().display().to_string();
     let talk = |login: &str, path: &str| {
         let url = format!("wss://{login}{CHAT}:{}{path}", hub.port());
         Python::run(outside, "websocket_client.py", &[&url, "-", &authority])
