@@ -174,6 +174,13 @@ impl TwoNodes {
             dir,
         };
         own.wait_connected();
+        // It ran when it was told of the other domain, and takes that up within a second.
+        wait::for_condition(SETUP, "the node to accept the other domain's gateway", || {
+            own.user("/")
+                .call()
+                .is_ok_and(|answer| !answer.text().contains("session-failed"))
+        })
+        .unwrap();
         own
     }
 
