@@ -9,12 +9,12 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use hawser_proto::{NodeId, session::RequestId};
+use hawser_proto::{DomainName, Fault, NodeId, session::RequestId};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -28,9 +28,11 @@ use hawser_callback::Report;
 
 use crate::{
     access_log::AccessLog,
-    config::InspectPlan,
+    config::{InspectPlan, TracesPlan},
     inspect::{self, Exchange, Inspector, Seen, record::Recorder},
+    problem::Answered,
     seam::{Body, BoxError},
+    traces::{self, Begun, CollectorError, Ended, Trace, Traces},
 };
 
 /// Which of a gateway's two jobs.
@@ -42,6 +44,17 @@ pub enum Side {
     Export,
     /// Serving visitors of published names.
     Visit,
+}
+
+impl Side {
+    /// As logs and spans name it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Side::Client => "client",
+            Side::Export => "export",
+            Side::Visit => "visit",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -105,6 +118,9 @@ struct Inner {
     /// Where ended calls are written, if anywhere.
     log: ArcSwapOption<AccessLog>,
     log_lost: Counter,
+    /// Where calls are traced, if anywhere.
+    traces: ArcSwapOption<Traces>,
+    spans: traces::Metrics,
 }
 
 impl CallMetrics {
@@ -126,6 +142,8 @@ impl CallMetrics {
             inspector: Inspector::default(),
             log: ArcSwapOption::empty(),
             log_lost: Counter::default(),
+            traces: ArcSwapOption::empty(),
+            spans: traces::Metrics::default(),
         };
         let registry = registry.sub_registry_with_prefix("gateway");
         registry.register("calls", "Calls ended, by class of status", m.calls.clone());
@@ -148,6 +166,7 @@ impl CallMetrics {
             "Calls that the access log could not keep up with",
             m.log_lost.clone(),
         );
+        m.spans.register(registry);
         Self(Arc::new(m))
     }
 
@@ -169,6 +188,34 @@ impl CallMetrics {
     /// Writes ended calls there from now on.
     pub(crate) fn log_to(&self, log: Option<Arc<AccessLog>>) {
         self.0.log.store(log);
+    }
+
+    /// Where calls of the gateway `own` are to be traced; none: nowhere. That to which they go already stays, if nothing of it changes.
+    pub(crate) fn traces(
+        &self,
+        own: &NodeId,
+        plan: Option<&TracesPlan>,
+    ) -> Result<Option<Arc<Traces>>, CollectorError> {
+        let (now, spans) = (self.0.traces.load_full(), self.0.spans.clone());
+        plan.map(|plan| Traces::start(own, plan, now, spans)).transpose()
+    }
+
+    /// Traces calls there from now on. What waits for another collector is still sent to it, for a bounded time. Must be called within
+    /// a Tokio runtime.
+    pub(crate) fn trace_to(&self, traces: Option<Arc<Traces>>) {
+        let before = self.0.traces.swap(traces.clone());
+        if let Some(before) = before
+            && !traces.is_some_and(|now| Arc::ptr_eq(&now, &before))
+        {
+            tokio::spawn(async move { before.finish(traces::LAST).await });
+        }
+    }
+
+    /// Sends the spans that wait, for at most `within`; no more are taken. Not cancel safe.
+    pub(crate) async fn finish_traces(&self, within: Duration) {
+        if let Some(traces) = self.0.traces.load_full() {
+            traces.finish(within).await;
+        }
     }
 
     /// A client's connection was closed at once.
@@ -238,6 +285,12 @@ pub struct Call {
     seen: Seen,
     recorder: Option<Recorder>,
     replays: Option<String>,
+    /// Its span, if it is traced.
+    trace: Option<Trace>,
+    /// The domain on the other side of the tunnel.
+    peer: Option<DomainName>,
+    /// The code of the fault that was its answer.
+    fault: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,6 +334,9 @@ impl Call {
             seen: Seen::default(),
             recorder: None,
             replays: None,
+            trace: None,
+            peer: None,
+            fault: None,
         }
     }
 
@@ -297,6 +353,33 @@ impl Call {
     /// Names the user who logged in.
     pub(crate) fn user(&mut self, name: &str) {
         self.user = Some(shorten(name));
+    }
+
+    /// Names the domain on the other side of the tunnel.
+    pub(crate) fn peer(&mut self, domain: &DomainName) {
+        self.peer = Some(domain.clone());
+    }
+
+    /// Begins its span, if calls are traced. The request is part of that from here on.
+    pub(crate) fn trace<B>(&mut self, request: &mut Request<B>) {
+        let Some(traces) = self.metrics.0.traces.load_full() else {
+            return;
+        };
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let now = SystemTime::now();
+        let call = Begun {
+            side: self.side,
+            id: self.id,
+            at: now.checked_sub(self.started.elapsed()).unwrap_or(now),
+            method: &method,
+            uri: &uri,
+        };
+        self.trace = Some(traces.begin(call, request.headers_mut()));
+    }
+
+    /// Notes the fault that is its outcome.
+    pub(crate) fn failed(&mut self, fault: &Fault) {
+        self.fault = Some(fault.code.clone());
     }
 
     /// Notes what was seen in the request.
@@ -328,6 +411,9 @@ impl Call {
     /// Follows an answer to its end. `abort` is set when the body breaks off.
     pub fn follow(mut self, response: Response<Body>, abort: Option<Arc<AtomicBool>>) -> Response<Body> {
         self.head(response.status());
+        if let Some(Answered(code)) = response.extensions().get() {
+            self.fault = Some(code.clone());
+        }
         if let Some(recorder) = &mut self.recorder {
             recorder.answered(response.status(), response.headers());
         }
@@ -393,15 +479,25 @@ impl Drop for Call {
             Some(4) => "4xx",
             Some(_) => "5xx",
         };
+        let outcome = match self.outcome {
+            Outcome::Dropped => "dropped",
+            Outcome::Complete => "complete",
+            Outcome::Broken => "broken",
+        };
+        if let Some(trace) = self.trace.take() {
+            trace.end(Ended {
+                service: self.service.as_deref(),
+                peer: self.peer.as_ref().map(DomainName::as_str),
+                status: self.status,
+                fault: self.fault.as_deref(),
+                cut: (self.outcome != Outcome::Complete).then_some(outcome),
+            });
+        }
         let service = self.service.take().unwrap_or_else(|| "unknown".into());
         let ended = Exchange {
             at: self.at,
             request: self.id.to_string(),
-            side: match side {
-                Side::Client => "client",
-                Side::Export => "export",
-                Side::Visit => "visit",
-            },
+            side: side.as_str(),
             who: shorten(&self.who),
             user: self.user.take(),
             service: service.clone(),
@@ -410,11 +506,7 @@ impl Drop for Call {
             status: self.status.map(|s| s.as_u16()),
             ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             bytes: self.bytes,
-            outcome: match self.outcome {
-                Outcome::Dropped => "dropped",
-                Outcome::Complete => "complete",
-                Outcome::Broken => "broken",
-            },
+            outcome,
             soap: self.seen.soap.take(),
             replaced: std::mem::take(&mut self.seen.replaced),
             left: std::mem::take(&mut self.seen.left),
@@ -450,7 +542,7 @@ impl Drop for Call {
 }
 
 /// Enough of a text that came from outside to know it by.
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(256).collect()
 }
 

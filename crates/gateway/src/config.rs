@@ -11,6 +11,7 @@ mod queue;
 mod show;
 #[cfg(test)]
 mod tests;
+mod traces;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -33,6 +34,7 @@ pub use publish::{
     Allowed, CertificatePlan, LoginConfig, LoginPlan, OidcPlan, PublishConfig, PublishPlan, VisitorsConfig,
 };
 pub use queue::{QueueConfig, QueuePlan};
+pub use traces::{Share, TracesConfig, TracesPlan};
 
 /// `[gateway]`: joins this machine's domain to others through one or more hubs.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -72,6 +74,8 @@ pub struct GatewayConfig {
     pub limits: LimitsConfig,
     /// `[gateway.inspect]`: what recorded exchanges may take.
     pub inspect: InspectorConfig,
+    /// `[gateway.traces]`: a span for each HTTP call, to an OpenTelemetry collector. Default: none.
+    pub traces: Option<TracesConfig>,
     /// `[gateway.broker]`: events of applications, to users' devices outside. Default: none.
     pub broker: Option<BrokerConfig>,
 }
@@ -93,6 +97,7 @@ impl Default for GatewayConfig {
             callbacks: CallbacksConfig::default(),
             limits: LimitsConfig::default(),
             inspect: InspectorConfig::default(),
+            traces: None,
             broker: None,
         }
     }

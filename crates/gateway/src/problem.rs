@@ -54,6 +54,10 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
 }
 
+/// The code of the fault that an answer tells of: among its extensions, for those who note the call.
+#[derive(Debug, Clone)]
+pub(crate) struct Answered(pub(crate) String);
+
 /// The answer that tells `asker` of `fault`.
 pub fn answer(fault: &Fault, id: RequestId, asker: Asker) -> Response<Body> {
     let mut response = match asker {
@@ -63,6 +67,7 @@ pub fn answer(fault: &Fault, id: RequestId, asker: Asker) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REQUEST_ID, value(id));
+    response.extensions_mut().insert(Answered(fault.code.clone()));
     response
 }
 

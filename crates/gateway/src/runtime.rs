@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use hawser_identity::{Credentials, IdentityError};
-use hawser_proto::{Fault, ServiceId};
+use hawser_proto::{Fault, NodeId, ServiceId};
 use hawser_store::{Store, StoreError};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -40,10 +40,12 @@ use crate::{
     public::{Public, PublishError},
     seam::Links,
     spool::{self, Spool, admin::Order},
+    traces::{self, CollectorError},
 };
 
 /// A gateway that runs until it is dropped. To end it well, [`Gateway::drain`] it first.
 pub struct Gateway {
+    id: NodeId,
     plan: Mutex<GatewayPlan>,
     exporter: Exporter,
     callbacks: Callbacks,
@@ -93,6 +95,9 @@ pub enum GatewayError {
         /// Why not.
         error: std::io::Error,
     },
+    /// The collector of traces.
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
     /// A key that only a start can change.
     #[error("gateway.{0} cannot be changed while the gateway runs: restart it")]
     NeedsRestart(&'static str),
@@ -167,6 +172,7 @@ impl Gateway {
         plan.warnings().iter().for_each(|warning| warn!("{warning}"));
         let metrics = CallMetrics::register(registry);
         metrics.log_to(access_log(&metrics, &plan)?);
+        metrics.trace_to(metrics.traces(&id, plan.traces.as_ref())?);
         metrics.inspector().memory().bound(plan.inspect_memory);
         if dir_has_issuer(&plan) {
             Keys::new(&store).ensure().await.map_err(Box::new)?;
@@ -198,6 +204,7 @@ impl Gateway {
             metrics.clone(),
         )?;
         Ok(Self {
+            id,
             plan: Mutex::new(plan),
             exporter,
             callbacks,
@@ -229,6 +236,7 @@ impl Gateway {
         let published = self.ingress.prepare(&plan.published())?;
         let public = self.public.prepare(&plan)?;
         let log = access_log(&self.metrics, &plan)?;
+        let traces = self.metrics.traces(&self.id, plan.traces.as_ref())?;
         self.callbacks.reload(&plan);
         if let Err(error) = self.exporter.reload(&plan.exports) {
             self.callbacks.reload(&before);
@@ -244,6 +252,7 @@ impl Gateway {
         self.spool.reload(plan.queues());
         self.ingress.apply(published);
         self.metrics.log_to(log);
+        self.metrics.trace_to(traces);
         self.metrics.inspector().memory().bound(plan.inspect_memory);
         plan.warnings().iter().for_each(|warning| warn!("{warning}"));
         *self.plan() = plan;
@@ -264,6 +273,8 @@ impl Gateway {
         self.spool.drain(left()).await;
         self.exporter.drain(left()).await;
         self.tunnel.stop();
+        // A collector that is away holds nothing up for long, even if draining took all its time.
+        self.metrics.finish_traces(traces::LAST).await;
         info!("drained");
     }
 

@@ -24,6 +24,7 @@ use super::{
     interface::{self, InterfacePlan},
     publish::{self, CertificatePlan, PublishPlan},
     queue::{self, QueuePlan},
+    traces::{self, TracesPlan},
 };
 use crate::{
     callbacks::targets::Targets,
@@ -63,6 +64,8 @@ pub struct GatewayPlan {
     pub publish: Vec<PublishPlan>,
     /// Bytes of memory for recorded exchanges.
     pub inspect_memory: usize,
+    /// Where spans of calls go, if anywhere.
+    pub traces: Option<TracesPlan>,
     /// How services may call their clients back.
     pub callbacks: CallbacksPlan,
     /// The enterprise's side of the broker, if it runs here.
@@ -345,6 +348,7 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
     let name_of_broker = broker.as_ref().map(|b| &b.name);
     let publish = publish::check(&c.publish, &exports, &carriers, name_of_broker, &mut bad);
     inspect::memory(&c.inspect, &mut bad);
+    let traces = c.traces.as_ref().and_then(|t| traces::check(t, &mut bad));
     let minute = Duration::from_secs(60);
     bad.between(
         "gateway.certificate_life",
@@ -371,6 +375,7 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
                 exports,
                 publish,
                 inspect_memory: c.inspect.memory_bytes,
+                traces,
                 callbacks,
                 broker,
             }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::{
     plan::{CarrierPlan, GatewayPlan, OriginPlan},
     publish::LoginPlan,
+    traces::TracesPlan,
 };
 
 impl GatewayPlan {
@@ -52,6 +53,12 @@ impl GatewayPlan {
         {
             all.push("proxy: it listens for other hosts, but `clients` lets in this one only".into());
         }
+        if self.traces.as_ref().is_some_and(TracesPlan::tells_secrets) {
+            all.push(
+                "traces: the headers of headers_file go to the collector in clear; https keeps them secret"
+                    .into(),
+            );
+        }
         all
     }
 }
@@ -81,6 +88,10 @@ impl fmt::Display for GatewayPlan {
                     writeln!(f, "  way out: through the proxy {host}:{port}{user}")?;
                 }
             }
+        }
+        if let Some(traces) = &self.traces {
+            let (to, path, part) = (&traces.collector, traces.path.path(), traces.sample.0);
+            writeln!(f, "  traces to {to}{path}, {part} of those that begin here")?;
         }
         for a in &self.front.proxy {
             let clients = list(&self.front.proxy_clients);

@@ -222,3 +222,42 @@ fn what_is_published_names_an_export_its_visitors_rights_and_their_login() {
         assert!(error.contains(said), "{said:?} in {error}");
     }
 }
+
+#[test]
+fn traces_go_to_a_collector_by_its_url() {
+    let plan = |lines: &str| check(&format!("[traces]\n{lines}")).map(|p| p.traces.unwrap());
+    let all =
+        plan("endpoint = \"https://collector:4318\"\nca = \"/ca.pem\"\nheaders_file = \"/h\"\nsample = 0.25")
+            .unwrap();
+    assert_eq!(
+        (all.path.as_str(), all.sample.0, all.queue),
+        ("/v1/traces", 0.25, 4096)
+    );
+    let other = plan("endpoint = \"http://collector/otlp?tenant=1\"").unwrap();
+    assert_eq!(other.path.as_str(), "/otlp?tenant=1");
+    for (lines, part) in [
+        ("", "missing field `endpoint`"),
+        ("endpoint = \"collector:4318\"", "gateway.traces.endpoint: "),
+        ("endpoint = \"ftp://collector\"", "gateway.traces.endpoint: "),
+        ("endpoint = \"http://a:b@collector\"", "headers_file"),
+        ("endpoint = \"http://c\"\nca = \"/ca.pem\"", "gateway.traces.ca: "),
+        ("endpoint = \"http://c\"\nsample = 1.5", "gateway.traces.sample: "),
+        ("endpoint = \"http://c\"\nsample = nan", "gateway.traces.sample: "),
+        ("endpoint = \"http://c\"\nqueue = 0", "gateway.traces.queue: "),
+        (
+            "endpoint = \"http://c\"\ndelay = \"1h\"",
+            "gateway.traces.delay: ",
+        ),
+        ("endpoint = \"http://c\"\ntoken = \"x\"", "unknown field"),
+    ] {
+        let complaint = plan(lines).unwrap_err();
+        assert!(complaint.contains(part), "{lines}: {complaint}");
+    }
+    let warned = |lines: &str| {
+        check(&format!("[traces]\nheaders_file = \"/h\"\n{lines}"))
+            .unwrap()
+            .warnings()
+    };
+    assert_eq!(warned("endpoint = \"http://collector\"").len(), 1);
+    assert!(warned("endpoint = \"http://127.0.0.1:4318\"").is_empty());
+}

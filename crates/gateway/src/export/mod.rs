@@ -230,7 +230,7 @@ impl Inner {
         self.table.load().get(service).cloned()
     }
 
-    async fn http(self: Arc<Self>, peer: NodeId, request: Request<Incoming>) -> Response<Body> {
+    async fn http(self: Arc<Self>, peer: NodeId, mut request: Request<Incoming>) -> Response<Body> {
         let headers = request.headers();
         let asker = Asker::of(request.method(), headers);
         let id = text(headers, REQUEST_ID)
@@ -250,12 +250,15 @@ impl Inner {
             request.method().clone(),
             what,
         );
+        call.peer(&peer.domain);
         if let Some(state) = self.state(&peer, &request).await {
+            call.trace(&mut request);
             let response = state.unwrap_or_else(|fault| faulty(&fault, id, asker));
             return call.follow(response, None);
         }
         if service.as_ref().is_some_and(ServiceName::is_callbacks) {
             call.service(ServiceName::CALLBACKS);
+            call.trace(&mut request);
             let mut seen = Report::default();
             let delivered = self.back(&peer, id, request, &mut seen).await;
             call.seen(&seen);
@@ -271,6 +274,8 @@ impl Inner {
             call.service(&export.plan.name);
             request = call.record(export.plan.inspect.as_ref(), &peer, request);
         }
+        // It is recorded as it came.
+        call.trace(&mut request);
         let call = Arc::new(Mutex::new(Some(call)));
         let answered = match export {
             Ok(export) => self.call(&export, &peer, id, request, call.clone()).await,

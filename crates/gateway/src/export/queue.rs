@@ -132,6 +132,9 @@ impl Inner {
             format!("{}{path}", entry.queue),
         );
         call.service(&entry.queue);
+        call.peer(&peer.domain);
+        // What is kept carries the context of the call that brought it: each attempt is part of that.
+        call.trace(&mut request);
         let answered = if *entry.queue == *ServiceName::CALLBACKS {
             let (at, mut seen) = (UnixTime(entry.accepted / 1000), Report::default());
             let delivered = self
@@ -161,6 +164,7 @@ impl Inner {
         match answered {
             Ok(response) => Ok(call.follow(response, None)),
             Err(fault) => {
+                call.failed(&fault);
                 let mut response = Response::new(empty());
                 *response.status_mut() =
                     StatusCode::from_u16(fault.status).unwrap_or(StatusCode::BAD_GATEWAY);

@@ -64,6 +64,13 @@ pub(super) async fn answer(cx: &Arc<Connection>, mut request: Request<Incoming>)
     {
         call.service(&a.service);
     }
+    if let Ok(a) = &admitted {
+        call.peer(&a.service.domain);
+    }
+    // What a tunnel carries says for itself of which trace it is.
+    if !matches!(&admitted, Ok(a) if a.want == Want::Tunnel) {
+        call.trace(&mut request);
+    }
     let mut slot = Some(call);
     let outcome = match admitted {
         Ok(admitted) => dispatch(cx, admitted, request, &mut slot).await,

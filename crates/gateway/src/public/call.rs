@@ -28,7 +28,7 @@ use crate::{
 pub(super) const OWN: &str = "/.hawser/";
 
 /// Answers a request. Cancelled when the visitor is gone; so is everything it started.
-pub(super) async fn answer(cx: &Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(cx: &Arc<Connection>, mut request: Request<Incoming>) -> Response<Body> {
     let id = fresh_request_id();
     let version = request.version();
     let asker = Asker::of(request.method(), request.headers());
@@ -37,6 +37,7 @@ pub(super) async fn answer(cx: &Arc<Connection>, request: Request<Incoming>) -> 
     let (metrics, who) = (&cx.public.0.metrics, cx.name.to_string());
     let method = request.method().clone();
     let mut call = Call::begin(metrics, Side::Visit, id, who, method, what);
+    call.trace(&mut request);
     let refused = |call: Call, fault: Fault| {
         let fault = Fault {
             place: match fault.place {

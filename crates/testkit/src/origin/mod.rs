@@ -1,5 +1,6 @@
 //! Services to be called: what a domain has behind its firewall.
 
+pub mod collector;
 pub mod database;
 pub mod git;
 pub mod http;
@@ -9,6 +10,7 @@ pub mod raw;
 pub mod squid;
 pub mod webdav;
 
+pub use collector::Collector;
 pub use database::Postgres;
 pub use git::GitServer;
 pub use http::HttpOrigin;

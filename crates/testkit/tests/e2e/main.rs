@@ -21,6 +21,7 @@ mod revocation;
 mod secrets;
 mod stacks;
 mod talk;
+mod traces;
 mod two_nodes;
 mod twoway;
 mod waiting;
