@@ -29,6 +29,8 @@ use crate::socket;
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest answer head of a proxy in bytes.
 const MAX_PROXY_HEAD: usize = 16 * 1024;
+/// Most schemes of a proxy that are named in advice.
+const MAX_SCHEMES: usize = 4;
 /// How long a less preferred way is used before the better ones are tried again.
 const REPROBE_AFTER: Duration = Duration::from_secs(300);
 
@@ -76,7 +78,7 @@ pub enum DialError {
         to: String,
     },
     /// The proxy said no.
-    #[error("{way}: the proxy answered {status} to CONNECT {to}; {}", proxy_advice(*status))]
+    #[error("{way}: the proxy answered {status} to CONNECT {to}; {advice}")]
     Proxy {
         /// Label of the way.
         way: String,
@@ -84,6 +86,8 @@ pub enum DialError {
         to: String,
         /// HTTP status.
         status: u16,
+        /// What to do.
+        advice: String,
     },
     /// The proxy does not speak HTTP.
     #[error("{way}: what came is no HTTP answer ({what}); is it an HTTP proxy?")]
@@ -103,13 +107,40 @@ pub enum DialError {
     },
 }
 
-fn proxy_advice(status: u16) -> &'static str {
+/// What to do when a proxy answers so; `asked` are the schemes by which it wants to be told who asks, `given` is whether it was.
+fn proxy_advice(status: u16, asked: &[&str], given: bool) -> String {
+    let basic = asked.is_empty() || asked.iter().any(|s| s.eq_ignore_ascii_case("basic"));
     match status {
-        407 => "give the gateway a user and a password_file for it",
-        403 => "ask its administrator to allow CONNECT to the hub's host and port",
-        502..=504 => "the proxy cannot reach the hub",
-        _ => "see the proxy's log",
+        407 if !basic => format!(
+            "it takes {} only, which is not spoken here: have it take Basic from this machine, or none, or put a local proxy that \
+             speaks it (such as cntlm) between",
+            asked.join(" and ")
+        ),
+        407 if given => "is the user right, and the password in password_file?".into(),
+        407 => "give the gateway a user and a password_file for it".into(),
+        403 => "ask its administrator to allow CONNECT to the hub's host and port".into(),
+        502..=504 => "the proxy cannot reach the hub".into(),
+        _ => "see the proxy's log".into(),
     }
+}
+
+/// The schemes of an answer's `Proxy-Authenticate` lines (RFC 9110, 11.7.1), as far as they are plain names, each once.
+fn schemes(head: &[u8]) -> Vec<&str> {
+    let lines = head
+        .split(|&b| b == b'\n')
+        .filter_map(|l| std::str::from_utf8(l).ok());
+    let values = lines.filter_map(|l| {
+        let (name, value) = l.split_once(':')?;
+        name.eq_ignore_ascii_case("proxy-authenticate").then_some(value)
+    });
+    let mut all: Vec<&str> = Vec::new();
+    for scheme in values.filter_map(|v| v.split_ascii_whitespace().next()) {
+        let plain = scheme.len() <= 20 && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if plain && all.len() < MAX_SCHEMES && !all.contains(&scheme) {
+            all.push(scheme);
+        }
+    }
+    all
 }
 
 /// One way out.
@@ -222,6 +253,7 @@ impl ConnectProxy {
                 way: self.label(),
                 to: to.to_string(),
                 status,
+                advice: proxy_advice(status, &schemes(&head), self.credentials.is_some()),
             });
         }
         Ok(())
@@ -473,12 +505,27 @@ mod tests {
         assert!(head.contains("Proxy-Authorization: Basic dTpzZWNyZXQ=\r\n"));
     }
 
+    #[test]
+    fn who_gave_no_password_is_told_of_it_and_odd_schemes_are_not_repeated() {
+        assert!(proxy_advice(407, &[], false).contains("give the gateway"));
+        let odd = b"HTTP/1.1 407 x\r\nProxy-Authenticate: \x1b[2J\r\nProxy-Authenticate:\r\nProxy-Authenticate: A\r\nProxy-Authenticate: A b\r\n\r\n";
+        assert_eq!(schemes(odd), ["A"]);
+    }
+
     #[tokio::test]
     async fn a_proxy_that_refuses_is_named_with_advice_and_without_the_password() {
         for (answer, word) in [
             (
                 &b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"[..],
-                "password_file",
+                "the password in password_file",
+            ),
+            (
+                &b"HTTP/1.1 407 Proxy Authentication Required\r\nproxy-authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n"[..],
+                "it takes Negotiate and NTLM only",
+            ),
+            (
+                &b"HTTP/1.1 407 x\r\nProxy-Authenticate: NTLM\r\nProxy-Authenticate: basic realm=\"x\"\r\n\r\n"[..],
+                "is the user right",
             ),
             (&b"HTTP/1.1 403 Forbidden\r\n\r\n"[..], "allow CONNECT"),
             (&b"SSH-2.0-OpenSSH\r\n\r\n"[..], "is it an HTTP proxy"),

@@ -16,7 +16,7 @@ use crate::{
     curl::Curl,
     hawser::{self, admin_table},
     net::{Plan, Site, Sites},
-    origin::{Squid, squid},
+    origin::{Cntlm, Squid, cntlm, squid},
     wait,
 };
 
@@ -31,6 +31,16 @@ pub const SQUID_PASSWORD: &str = "correct-horse-battery-staple";
 
 /// Long enough for a busy machine to make keys, join and connect.
 const SETUP: Duration = Duration::from_secs(60);
+
+/// How connections leave a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Free,
+    /// Through squid alone, which wants a password.
+    Basic,
+    /// Through squid alone, which wants NTLM.
+    Ntlm,
+}
 
 /// One service, in each domain.
 #[derive(Debug, Clone)]
@@ -88,7 +98,7 @@ impl Service {
 pub struct Spec {
     services: Vec<Service>,
     gateways: usize,
-    squid: bool,
+    exit: Exit,
     hub_services: Vec<String>,
     gateway_lines: String,
     gateway_tables: String,
@@ -101,7 +111,7 @@ impl Spec {
         Self {
             services: services.into_iter().collect(),
             gateways: 1,
-            squid: false,
+            exit: Exit::Free,
             hub_services: vec!["*".into()],
             gateway_lines: String::new(),
             gateway_tables: String::new(),
@@ -117,7 +127,13 @@ impl Spec {
 
     /// squid with Basic authentication is each domain's only way out.
     pub fn squid(mut self) -> Self {
-        self.squid = true;
+        self.exit = Exit::Basic;
+        self
+    }
+
+    /// squid with NTLM is each domain's only way out, and cntlm on each gateway's host speaks it.
+    pub fn ntlm(mut self) -> Self {
+        self.exit = Exit::Ntlm;
         self
     }
 
@@ -188,12 +204,17 @@ impl Spec {
             state.display(),
             self.gateway_lines
         );
-        if self.squid {
-            text += &format!(
-                "\n[[gateway.carrier]]\nkind = \"connect\"\nproxy = \"{}\"\nuser = \"{SQUID_USER}\"\npassword_file = \"{}\"\n",
-                site.proxy.at(squid::PORT),
-                password_file(state).display()
-            );
+        let carrier = "\n[[gateway.carrier]]\nkind = \"connect\"\nproxy";
+        match self.exit {
+            Exit::Free => {}
+            Exit::Basic => {
+                text += &format!(
+                    "{carrier} = \"{}\"\nuser = \"{SQUID_USER}\"\npassword_file = \"{}\"\n",
+                    site.proxy.at(squid::PORT),
+                    password_file(state).display()
+                );
+            }
+            Exit::Ntlm => text += &format!("{carrier} = \"{}\"\n", host.at(cntlm::PORT)),
         }
         text += &format!(
             "\n[gateway.proxy]\nlisten = [\"{}\"]\n{clients}\n",
@@ -277,6 +298,7 @@ pub struct World {
     pub gateways: [Vec<Gateway>; 2],
     /// The corporate proxies, if there are any.
     pub squids: Vec<Squid>,
+    _cntlms: Vec<Cntlm>,
     /// The networks.
     pub sites: Sites,
     /// What was asked for.
@@ -290,7 +312,7 @@ impl World {
         let plan = Plan {
             domains: &DOMAINS,
             gateways: spec.gateways,
-            proxy_only: spec.squid,
+            proxy_only: spec.exit != Exit::Free,
         };
         let sites = Sites::build(&plan)?;
         let dir = tempfile::Builder::new().prefix("hawser-test-").tempdir()?;
@@ -306,19 +328,24 @@ impl World {
             hub: None,
             gateways: [Vec::new(), Vec::new()],
             squids: Vec::new(),
+            _cntlms: Vec::new(),
             sites,
             spec,
             dir,
             hub_paths,
         };
         world.start_hub()?;
-        if world.spec.squid {
-            for site in &world.sites.domains {
-                let dir = world.dir.path();
-                let exit = world.sites.hub_at();
-                world
-                    .squids
-                    .push(Squid::start(&site.proxy, SQUID_USER, SQUID_PASSWORD, exit, dir)?);
+        let (dir, exit) = (world.dir.path(), world.sites.hub_at());
+        for site in &world.sites.domains {
+            world.squids.push(match world.spec.exit {
+                Exit::Free => continue,
+                Exit::Basic => Squid::start(&site.proxy, SQUID_USER, SQUID_PASSWORD, exit, dir)?,
+                Exit::Ntlm => Squid::ntlm(&site.proxy, exit, dir)?,
+            });
+            let proxy = site.proxy.at(squid::PORT);
+            for host in site.gateways.iter().filter(|_| world.spec.exit == Exit::Ntlm) {
+                let cntlm = Cntlm::start(host, SQUID_USER, SQUID_PASSWORD, proxy, dir)?;
+                world._cntlms.push(cntlm);
             }
         }
         for domain in 0..DOMAINS.len() {
@@ -480,7 +507,7 @@ impl World {
             .clone();
         let path = |suffix: &str| self.dir.path().join(format!("{}{suffix}", host.name()));
         let (config, state, log) = (path(".toml"), path(""), path(".log"));
-        if self.spec.squid {
+        if self.spec.exit == Exit::Basic {
             fs::write(password_file(&state), SQUID_PASSWORD)?;
         }
         fs::write(

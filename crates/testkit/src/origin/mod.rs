@@ -1,5 +1,6 @@
 //! Services to be called: what a domain has behind its firewall.
 
+pub mod cntlm;
 pub mod collector;
 pub mod database;
 pub mod git;
@@ -10,6 +11,7 @@ pub mod raw;
 pub mod squid;
 pub mod webdav;
 
+pub use cntlm::Cntlm;
 pub use collector::Collector;
 pub use database::Postgres;
 pub use git::GitServer;

@@ -1,4 +1,4 @@
-//! squid as the corporate web proxy: Basic authentication, and `CONNECT` to the hub only.
+//! squid as the corporate web proxy: it wants to know who asks, and allows `CONNECT` to the hub only.
 
 use std::{
     fs,
@@ -22,27 +22,40 @@ pub struct Squid {
 }
 
 impl Squid {
-    /// Starts it on a host, for one user, with one way out. Its files are in `dir`, which others must be able to enter.
+    /// Starts it on a host, for one user by Basic authentication, with one way out. Its files are in `dir`, which others must be
+    /// able to enter.
     pub fn start(host: &Host, user: &str, password: &str, exit: SocketAddr, dir: &Path) -> Result<Self> {
-        let root = dir.join(format!("{}-squid", host.name()));
-        fs::create_dir_all(&root)?;
         let hash = Command::new("openssl")
             .args(["passwd", "-apr1", "--", password])
             .output()?;
         ensure!(hash.status.success(), "openssl passwd failed");
-        fs::write(
-            root.join("users"),
-            format!("{user}:{}", String::from_utf8(hash.stdout)?),
-        )?;
+        let users = dir.join(format!("{}-squid-users", host.name()));
+        fs::write(&users, format!("{user}:{}", String::from_utf8(hash.stdout)?))?;
+        let helper = format!("/usr/lib/squid/basic_ncsa_auth {}", users.display());
+        Self::run(host, "basic", &helper, exit, dir)
+    }
+
+    /// The same by NTLM, for whoever speaks it: its helper goes through the whole exchange, and believes every password.
+    pub fn ntlm(host: &Host, exit: SocketAddr, dir: &Path) -> Result<Self> {
+        Self::run(host, "ntlm", "/usr/lib/squid/ntlm_fake_auth", exit, dir)
+    }
+
+    fn run(host: &Host, scheme: &str, helper: &str, exit: SocketAddr, dir: &Path) -> Result<Self> {
+        let root = dir.join(format!("{}-squid", host.name()));
+        fs::create_dir_all(&root)?;
+        let realm = match scheme {
+            "basic" => "auth_param basic realm corporate",
+            _ => "",
+        };
         let (at, access) = (host.at(PORT), root.join("access.log"));
         let config = root.join("squid.conf");
         fs::write(
             &config,
             format!(
                 r"http_port {at}
-auth_param basic program /usr/lib/squid/basic_ncsa_auth {root}/users
-auth_param basic children 2
-auth_param basic realm corporate
+auth_param {scheme} program {helper}
+auth_param {scheme} children 2
+{realm}
 acl known proxy_auth REQUIRED
 acl hub dst {hub}
 acl hub_port port {port}

@@ -1,8 +1,11 @@
 //! The one way out is the corporate proxy; and what the hub moves is what it cannot read.
 
+use std::fs;
+
 use hawser_testkit::{
     gate,
-    origin::{HttpOrigin, RawOrigin, raw::Manner},
+    hawser::try_run,
+    origin::{HttpOrigin, RawOrigin, cntlm, raw::Manner, squid},
     pattern,
     world::{SQUID_PASSWORD, SQUID_USER, Service, Spec},
 };
@@ -45,6 +48,32 @@ fn through_a_corporate_proxy_with_a_password() {
     assert!(
         !world.logs().contains(SQUID_PASSWORD),
         "the proxy's password is in a log"
+    );
+}
+
+/// The gateway speaks no NTLM: it says so, and works with a program between that does.
+#[test]
+fn through_a_corporate_proxy_that_wants_ntlm() {
+    let what = "NTLM on the only way out";
+    if !(gate::networks(what) && gate::programs(what, &["squid", "cntlm"])) {
+        return;
+    }
+    let world = Spec::new([Service::http("web", 8080)]).ntlm().start().unwrap();
+    let _web = [0, 1].map(|d| HttpOrigin::start(&world.site(d).app, 8080).unwrap());
+    for way in world.ways() {
+        way.curl("web", "/echo").expect(200).unwrap();
+    }
+    let gateway = &world.gateways[0][0];
+    let between = gateway.host.at(cntlm::PORT).to_string();
+    let squid = world.site(0).proxy.at(squid::PORT).to_string();
+    let config = fs::read_to_string(&gateway.config).unwrap();
+    assert!(config.contains(&between), "{config}");
+    let straight = gateway.config.with_extension("straight.toml");
+    fs::write(&straight, config.replace(&between, &squid)).unwrap();
+    let (rows, _, fine) = try_run(&gateway.host, &straight, &["doctor"], "").unwrap();
+    assert!(
+        !fine && rows.contains("it takes NTLM only") && rows.contains("cntlm"),
+        "{rows}"
     );
 }
 
