@@ -24,9 +24,8 @@ pub mod runtime;
 pub mod seam;
 pub mod spool;
 pub mod stream;
-mod traces;
+pub mod traces;
 pub mod websocket;
 
 pub use links::{AskError, Node, NodeSettings, NodeStatus, Register};
 pub use runtime::{Gateway, GatewayError, GatewayStatus};
-pub use traces::CollectorError;

@@ -157,6 +157,15 @@ impl Daemon {
         run(&self.host, &self.config, args, input)
     }
 
+    /// The row of `hawser doctor` for this check.
+    pub fn doctor(&self, check: &str) -> Result<serde_json::Value> {
+        let (out, err, _) = try_run(&self.host, &self.config, &["doctor", "--json"], "")?;
+        let rows: Vec<serde_json::Value> =
+            serde_json::from_str(&out).with_context(|| format!("doctor: {err}{out}"))?;
+        let found = rows.into_iter().find(|row| row["check"] == check);
+        found.with_context(|| format!("doctor has no row {check:?}: {out}"))
+    }
+
     /// Its status, or another page of its socket.
     pub fn ask(&self, path: &str) -> Result<serde_json::Value> {
         let (status, body) = web::fetch_unix(&self.state.join("admin.sock"), path)?;

@@ -69,6 +69,17 @@ pub enum CollectorError {
     },
 }
 
+/// Why a collector takes no spans.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// It cannot be used at all.
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
+    /// It does not answer, or refuses.
+    #[error("{0}")]
+    Answer(String),
+}
+
 /// What a collector did not take.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refused {
@@ -132,6 +143,15 @@ impl Collector {
             )),
             status => Err(Refused::Never(format!("it answered {status}"))),
         }
+    }
+}
+
+/// Asks a plan's collector to take no spans at all, which tells whether it would take some.
+pub async fn probe(plan: &TracesPlan) -> Result<(), ProbeError> {
+    let collector = Collector::new(plan, headers(plan)?)?;
+    match collector.send(Bytes::new()).await {
+        Ok(_) => Ok(()),
+        Err(Refused::Later(why, _) | Refused::Never(why)) => Err(ProbeError::Answer(why)),
     }
 }
 

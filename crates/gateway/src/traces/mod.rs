@@ -31,7 +31,7 @@ use crate::{
     config::TracesPlan,
 };
 
-pub use self::collector::CollectorError;
+pub use self::collector::{CollectorError, ProbeError, probe};
 pub(crate) use self::{collector::path, queue::Metrics};
 
 /// How long what waits may take when a gateway ends, or its collector is another one from now on.

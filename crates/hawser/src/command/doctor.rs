@@ -4,6 +4,7 @@ mod hub;
 mod local;
 mod login;
 mod network;
+mod traces;
 
 use std::{path::Path, time::Duration};
 
@@ -126,6 +127,7 @@ async fn look(config: &Config, timeout: Duration, findings: &mut Findings) {
         );
     }
     login::look(&plan, timeout, findings).await;
+    traces::look(&plan, timeout, findings).await;
     local::peers(&summary, findings);
     if running.is_some() {
         local::services(&c.state, findings).await;

@@ -10,7 +10,6 @@ use hawser_testkit::{
     browser::{self, Browser, Spec},
     curl::Curl,
     gate,
-    hawser::try_run,
     net::Sites,
     origin::{HttpOrigin, Python},
     publishing::{Publishing, SETUP},
@@ -55,11 +54,8 @@ impl Ground {
 
     /// What `hawser doctor` says of the provider.
     fn doctor(&self) -> String {
-        let gateway = &self.public.gateway;
-        let (rows, ..) = try_run(gateway.host(), gateway.config(), &["doctor", "--json"], "").unwrap();
-        let rows: Value = serde_json::from_str(&rows).unwrap();
-        let row = |r: &&Value| r["check"] == format!("login {WIKI}");
-        text(rows.as_array().unwrap().iter().find(row).unwrap(), "verdict").to_owned()
+        let found = self.public.gateway.doctor(&format!("login {WIKI}")).unwrap();
+        text(&found, "verdict").to_owned()
     }
 
     /// Starts the provider.

@@ -281,6 +281,11 @@ fn calls_go_on_while_the_collector_is_away_and_spans_come_when_it_is_back() {
     })
     .unwrap();
     assert_eq!(metric(EXPORTED, &[]), 0.0);
+    let doctor = || {
+        let daemon = world.gateways[0][0].daemon.as_ref().unwrap();
+        daemon.doctor("traces").unwrap()["verdict"].clone()
+    };
+    assert_eq!(doctor(), "warn");
     // Back, and busy at first: it is asked again.
     let collectors = collectors(&world);
     collectors[0].refuse(Some(StatusCode::SERVICE_UNAVAILABLE));
@@ -290,11 +295,13 @@ fn calls_go_on_while_the_collector_is_away_and_spans_come_when_it_is_back() {
         metric(EXPORTED, &[]) + metric(DROPPED, &[]) >= CALLS as f64
     })
     .unwrap();
+    assert_eq!(doctor(), "ok");
     let came = collectors[0].spans().unwrap().len();
     assert!(came >= QUEUE, "{came} spans: as many as had room");
     assert_eq!(metric(EXPORTED, &[]) as usize, came);
     // What it refuses for good is not sent again.
     collectors[0].refuse(Some(StatusCode::UNAUTHORIZED));
+    assert_eq!(doctor(), "warn");
     way.curl("web", "/bytes/1").expect(200).unwrap();
     wait::for_condition(wait::SOON, "a refusal", || {
         metric(DROPPED, &["reason=\"Refused\""]) == 1.0
