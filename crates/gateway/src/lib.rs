@@ -15,6 +15,7 @@ pub mod config;
 pub mod export;
 pub mod front;
 pub mod headers;
+pub mod https;
 pub mod ingress;
 pub mod inspect;
 pub mod links;

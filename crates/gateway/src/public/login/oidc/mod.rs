@@ -4,7 +4,6 @@
 
 mod attempt;
 mod cookies;
-mod fetch;
 mod page;
 mod provider;
 mod rules;
@@ -32,7 +31,6 @@ use self::{
     token::{Expected, TokenError},
 };
 pub use self::{
-    fetch::{FetchError, HttpsError},
     provider::{Probe, ProbeError, ProviderError as OidcError, probe},
     token::SKEW,
 };

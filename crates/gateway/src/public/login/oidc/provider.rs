@@ -18,13 +18,11 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::{Mutex, Semaphore};
 use zeroize::Zeroizing;
 
-use super::{
-    attempt::Attempt,
-    fetch::{FetchError, Https, HttpsError, Reply},
-    rules::Claims,
-    token::KeySet,
+use super::{attempt::Attempt, rules::Claims, token::KeySet};
+use crate::{
+    config::OidcPlan,
+    https::{FetchError, Https, HttpsError, Reply},
 };
-use crate::config::OidcPlan;
 
 /// How long what the provider said of itself is believed.
 const BELIEVE: Duration = Duration::from_secs(3600);
@@ -198,7 +196,7 @@ impl Provider {
             issuer.trim_end_matches('/')
         );
         let reply = self.get(&url, HeaderMap::new()).await?;
-        let date = reply.date;
+        let date = reply.date();
         let metadata: Metadata = json("its configuration", &reply)?;
         if metadata.issuer != *issuer {
             return Err(ProviderError::Answer {
@@ -249,7 +247,7 @@ impl Provider {
             .https
             .send(Method::POST, &metadata.token_endpoint, headers, body)
             .await?;
-        if reply.status == 400 {
+        if reply.head.status.as_u16() == 400 {
             #[derive(Deserialize)]
             struct Error {
                 error: String,
@@ -369,7 +367,7 @@ fn secure(url: &str) -> bool {
 }
 
 fn status(what: &'static str, reply: &Reply) -> Result<(), ProviderError> {
-    match reply.status {
+    match reply.head.status.as_u16() {
         200 => Ok(()),
         other => Err(ProviderError::Answer {
             what,

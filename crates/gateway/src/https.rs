@@ -1,4 +1,5 @@
-//! Requests to a provider: HTTPS by the gateway's ways out, one connection each, bounded in time and size, no redirect followed.
+//! Requests to servers that the gateway itself depends on, providers of logins and certificate authorities: HTTPS by its ways out, one
+//! connection each, bounded in time and size, no redirect followed.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -9,6 +10,7 @@ use hawser_session::carrier::{DialError, Ways};
 use http::{
     HeaderMap, Method, Request, Uri,
     header::{ACCEPT, DATE, HOST, USER_AGENT},
+    response::Parts,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
@@ -35,7 +37,7 @@ const MAX_BODY: usize = 512 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// It is no URL that is asked.
-    #[error("{0:?} is no address of a provider: expected https://HOST[:PORT]/...")]
+    #[error("{0:?} is no address of a server: expected https://HOST[:PORT]/...")]
     Url(String),
     /// No connection.
     #[error("{0}")]
@@ -64,7 +66,7 @@ pub enum FetchError {
     },
 }
 
-/// Why a provider cannot be asked at all.
+/// Why a server cannot be asked at all.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpsError {
     /// A way out is not usable.
@@ -75,30 +77,37 @@ pub enum HttpsError {
     Trust(#[from] ConnectorError),
 }
 
-/// Makes the requests.
-pub(super) struct Https {
-    ways: Ways,
+/// Makes the requests. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Https {
+    ways: Arc<Ways>,
     tls: Arc<ClientConfig>,
 }
 
 /// What came.
-pub(super) struct Reply {
-    pub(super) status: u16,
-    /// The provider's clock.
-    pub(super) date: Option<UnixTime>,
-    pub(super) body: Bytes,
+pub(crate) struct Reply {
+    pub(crate) head: Parts,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    /// The server's clock.
+    pub(crate) fn date(&self) -> Option<UnixTime> {
+        let date = self.head.headers.get(DATE)?.to_str().ok()?;
+        httpdate::parse_http_date(date).ok().map(UnixTime::from)
+    }
 }
 
 impl Https {
-    pub(super) fn new(carriers: &[CarrierPlan], ca: Option<&Path>) -> Result<Self, HttpsError> {
+    pub(crate) fn new(carriers: &[CarrierPlan], ca: Option<&Path>) -> Result<Self, HttpsError> {
         Ok(Self {
-            ways: carriers::ways(carriers)?,
+            ways: Arc::new(carriers::ways(carriers)?),
             tls: Arc::new(tls_config(ca, b"http/1.1")?),
         })
     }
 
     /// One request and its answer. Cancel safe.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         url: &str,
@@ -132,7 +141,7 @@ impl Https {
         *request.headers_mut() = headers;
         let headers = request.headers_mut();
         headers.insert(HOST, value(authority));
-        headers.insert(ACCEPT, value("application/json"));
+        headers.entry(ACCEPT).or_insert_with(|| value("application/json"));
         headers.insert(USER_AGENT, value("hawser"));
         timeout(PATIENCE, self.exchange(&at, host, request, &shown))
             .await
@@ -167,17 +176,13 @@ impl Https {
             .map_err(|e| broken(&e))?;
         let ask = async {
             let answer = sender.send_request(request).await.map_err(|e| broken(&e))?;
-            let (parts, body) = answer.into_parts();
+            let (head, body) = answer.into_parts();
             let body = Limited::new(body, MAX_BODY)
                 .collect()
                 .await
                 .map_err(|e| broken(&e))?;
-            let date = parts.headers.get(DATE).and_then(|d| d.to_str().ok());
             Ok(Reply {
-                status: parts.status.as_u16(),
-                date: date
-                    .and_then(|d| httpdate::parse_http_date(d).ok())
-                    .map(UnixTime::from),
+                head,
                 body: body.to_bytes(),
             })
         };
