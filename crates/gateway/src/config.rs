@@ -1,8 +1,10 @@
 //! The `[gateway]` table: what an operator writes ([`GatewayConfig`]), and the checked [`GatewayPlan`] that comes of it.
 //! Every key has its unit and default in its documentation, from which the reference is made.
 
+mod acme;
 mod broker;
 mod callbacks;
+mod certificate;
 mod inspect;
 mod interface;
 mod plan;
@@ -19,20 +21,20 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use acme::{AcmeConfig, AcmePlan, DnsConfig, DnsPlan, ExternalAccountConfig, TsigAlgorithm};
 pub use broker::{BrokerConfig, BrokerPlan, BrokerTlsConfig};
 pub use callbacks::{
     CallbackMode, CallbackRule, CallbackRuleConfig, CallbacksConfig, CallbacksPlan, OpenConfig,
     OverflowConfig,
 };
+pub use certificate::CertificatePlan;
 pub use inspect::{InspectConfig, InspectPlan, InspectorConfig};
 pub use interface::{DocumentPlan, InterfaceConfig, InterfacePlan};
 pub use plan::{
     Beside, CarrierPlan, ConfigError, ExportPlan, FrontPlan, GatewayPlan, HealthPlan, ImportPlan, OriginPlan,
     OriginUrl,
 };
-pub use publish::{
-    Allowed, CertificatePlan, LoginConfig, LoginPlan, OidcPlan, PublishConfig, PublishPlan, VisitorsConfig,
-};
+pub use publish::{Allowed, LoginConfig, LoginPlan, OidcPlan, PublishConfig, PublishPlan, VisitorsConfig};
 pub use queue::{QueueConfig, QueuePlan};
 pub use traces::{Share, TracesConfig, TracesPlan};
 
@@ -78,6 +80,8 @@ pub struct GatewayConfig {
     pub traces: Option<TracesConfig>,
     /// `[gateway.broker]`: events of applications, to users' devices outside. Default: none.
     pub broker: Option<BrokerConfig>,
+    /// `[gateway.acme]`: where the certificates of published names come from when no files are given. Default: none.
+    pub acme: Option<AcmeConfig>,
 }
 
 impl Default for GatewayConfig {
@@ -99,6 +103,7 @@ impl Default for GatewayConfig {
             inspect: InspectorConfig::default(),
             traces: None,
             broker: None,
+            acme: None,
         }
     }
 }

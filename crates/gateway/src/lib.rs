@@ -7,6 +7,7 @@
 //! outside by a published name: it asks who they are, and gives their requests to `export`.
 
 mod access_log;
+pub mod acme;
 pub mod admin;
 pub mod callbacks;
 pub mod calls;

@@ -8,28 +8,33 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use hawser_identity::{Credentials, IdentityError};
-use hawser_proto::{Fault, NodeId, ServiceId};
+use hawser_proto::{Fault, NodeId, ServiceId, UnixTime};
 use hawser_store::{Store, StoreError};
-use prometheus_client::registry::Registry;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry,
+};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet, time::interval};
 use tracing::{info, warn};
 
 use crate::{
     access_log::AccessLog,
+    acme::{Acme, Keep},
     admin::AdminError,
     callbacks::{Callbacks, keys::Keys},
     calls::CallMetrics,
     carriers::{self, CarrierError},
-    config::{ConfigError, GatewayConfig, GatewayPlan},
+    config::{CertificatePlan, ConfigError, GatewayConfig, GatewayPlan},
     export::{
         ExportError, Exporter,
         interface::{self, InterfaceView},
         replay::Replayed,
     },
     front::{Front, FrontError},
-    ingress::{Handler, Ingress, PublishedStatus},
+    ingress::{Handler, Ingress, PublicCertificate, PublishedStatus},
     inspect::{Exchange, Shown},
     links::{
         assembly::{Assembly, LinksError, Settings},
@@ -43,6 +48,9 @@ use crate::{
     traces::{self, CollectorError},
 };
 
+/// How often the metric of public certificates' ends is set.
+const EXPIRIES_EVERY: Duration = Duration::from_secs(5);
+
 /// A gateway that runs until it is dropped. To end it well, [`Gateway::drain`] it first.
 pub struct Gateway {
     id: NodeId,
@@ -54,6 +62,9 @@ pub struct Gateway {
     front: Front,
     public: Public,
     ingress: Arc<Ingress>,
+    acme: Arc<Acme>,
+    /// Ends with the gateway.
+    _tasks: JoinSet<()>,
     tunnel: Assembly,
 }
 
@@ -117,6 +128,8 @@ pub struct GatewayStatus {
     pub queues: Vec<QueueStatus>,
     /// What the hubs say of the names that it publishes.
     pub published: Vec<PublishedStatus>,
+    /// The certificates of these names.
+    pub certificates: Vec<PublicCertificate>,
 }
 
 /// A queue of messages.
@@ -184,7 +197,13 @@ impl Gateway {
         exporter.queue(spool.clone());
         let own = own.shared();
         let public = Public::new(exporter.clone(), metrics.clone(), &store, &plan)?;
-        let ingress = Ingress::new(own.clone(), &plan.published(), Arc::new(public.clone()))?;
+        let ingress = Ingress::new(
+            own.clone(),
+            Keep::new(&plan.state),
+            &plan.published(),
+            Arc::new(public.clone()),
+        )?;
+        let acme = Arc::new(Acme::new(&plan.state, &plan, registry));
         let settings = Settings {
             dir: plan.state.clone(),
             store,
@@ -203,6 +222,10 @@ impl Gateway {
             callbacks.clone(),
             metrics.clone(),
         )?;
+        let mut tasks = JoinSet::new();
+        let running = acme.clone();
+        tasks.spawn(async move { running.run().await });
+        tasks.spawn(expiries(ingress.clone(), registry));
         Ok(Self {
             id,
             plan: Mutex::new(plan),
@@ -213,6 +236,8 @@ impl Gateway {
             front,
             public,
             ingress,
+            acme,
+            _tasks: tasks,
             tunnel,
         })
     }
@@ -251,6 +276,7 @@ impl Gateway {
         self.public.apply(public);
         self.spool.reload(plan.queues());
         self.ingress.apply(published);
+        self.acme.reload(&plan);
         self.metrics.log_to(log);
         self.metrics.trace_to(traces);
         self.metrics.inspector().memory().bound(plan.inspect_memory);
@@ -303,7 +329,26 @@ impl Gateway {
             exports,
             queues: queues.collect(),
             published: self.ingress.status(),
+            certificates: self.certificates(),
         }
+    }
+
+    fn certificates(&self) -> Vec<PublicCertificate> {
+        let mut attempts = self.acme.status();
+        let one = |(name, source, ends)| {
+            let (source, attempt) = match source {
+                CertificatePlan::None | CertificatePlan::Files { .. } => ("files", None),
+                CertificatePlan::Acme => ("acme", attempts.remove(&name)),
+            };
+            PublicCertificate {
+                name,
+                source,
+                ends,
+                next_attempt: attempt.as_ref().map(|a| a.next),
+                error: attempt.and_then(|a| a.error),
+            }
+        };
+        self.ingress.certificates().into_iter().map(one).collect()
     }
 
     /// The services that can be called from here.
@@ -366,6 +411,37 @@ impl Gateway {
 
     fn plan(&self) -> std::sync::MutexGuard<'_, GatewayPlan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A name of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Published {
+    name: String,
+}
+
+/// Keeps the metric of public certificates' ends.
+fn expiries(ingress: Arc<Ingress>, registry: &mut Registry) -> impl Future<Output = ()> + Send + 'static {
+    let ends = Family::<Published, Gauge>::default();
+    registry.sub_registry_with_prefix("gateway").register(
+        "public_certificate_expiry_seconds",
+        "End of a published name's certificate, seconds since 1970",
+        ends.clone(),
+    );
+    async move {
+        let mut tick = interval(EXPIRIES_EVERY);
+        loop {
+            tick.tick().await;
+            let now = ingress.certificates();
+            ends.clear();
+            for (name, _, end) in now {
+                let name = name.to_string();
+                if let Some(UnixTime(end)) = end {
+                    let end = i64::try_from(end).unwrap_or(i64::MAX);
+                    ends.get_or_create(&Published { name }).set(end);
+                }
+            }
+        }
     }
 }
 

@@ -343,6 +343,7 @@ fn same_broker(old: Option<BrokerConfig>, new: Option<BrokerConfig>) -> bool {
         config.map(|config| BrokerConfig {
             certificate: None,
             key: None,
+            acme: false,
             ..config
         })
     };

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Keys whose numbers are times.
-const TIMES: [&str; 4] = ["since", "at", "ends", "certificate_ends"];
+const TIMES: [&str; 5] = ["since", "at", "ends", "certificate_ends", "next_attempt"];
 
 /// An object, each line indented by two spaces.
 pub(crate) fn indented(value: &Value) -> String {

@@ -7,6 +7,7 @@
 
 pub mod authority;
 pub mod browser;
+pub mod ca;
 pub mod capture;
 pub mod curl;
 pub mod gate;

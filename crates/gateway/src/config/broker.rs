@@ -7,7 +7,11 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{loopback, plan::Complaints, plan::listen};
+use super::{
+    certificate::{CertificatePlan, Said},
+    loopback,
+    plan::{Complaints, listen},
+};
 
 /// `[gateway.broker]`: hands events of applications in this domain to users' devices outside. One gateway of a domain has this
 /// table.
@@ -24,6 +28,9 @@ pub struct BrokerConfig {
     /// PEM file with the certificate's private key, readable by this program. Needed with `certificate`. Default: none.
     #[serde(default)]
     pub key: Option<PathBuf>,
+    /// Whether the certificate is got and renewed by `[gateway.acme]`, in place of `certificate` and `key`. Default: false.
+    #[serde(default)]
+    pub acme: bool,
     /// Port of the hub, as devices reach it: part of enrolment links. Default: 443.
     #[serde(default = "https")]
     pub port: u16,
@@ -63,8 +70,8 @@ pub struct BrokerTlsConfig {
 pub struct BrokerPlan {
     /// Name under which devices reach this gateway.
     pub name: HostName,
-    /// Certificate and key for browsers.
-    pub given: Option<(PathBuf, PathBuf)>,
+    /// Certificate for browsers.
+    pub certificate: CertificatePlan,
     /// Port of the hub, as devices reach it.
     pub port: u16,
     /// Where applications publish.
@@ -81,21 +88,17 @@ pub struct BrokerPlan {
 
 pub(super) fn check(
     c: &BrokerConfig,
+    acme: bool,
     seen: &mut HashSet<SocketAddr>,
     bad: &mut Complaints,
 ) -> Option<BrokerPlan> {
     let name = bad.take("gateway.broker.name", c.name.parse::<HostName>());
-    let given = match (&c.certificate, &c.key) {
-        (None, None) => None,
-        (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
-        _ => {
-            bad.add(
-                "gateway.broker",
-                "certificate and key go together: write both or neither",
-            );
-            None
-        }
+    let said = Said {
+        certificate: &c.certificate,
+        key: &c.key,
+        acme: c.acme,
     };
+    let certificate = said.check("gateway.broker", acme, bad);
     if c.listen.is_empty() {
         bad.add(
             "gateway.broker.listen",
@@ -119,7 +122,7 @@ pub(super) fn check(
     bad.between("gateway.broker.inline_max", c.inline_max, 0, 128 * 1024);
     Some(BrokerPlan {
         name: name?,
-        given,
+        certificate: certificate?,
         port: c.port,
         listen,
         clients: c.clients.clone(),

@@ -18,11 +18,12 @@ use ipnet::IpNet;
 use super::{
     CarrierConfig, ExportConfig, Forwarded, GatewayConfig, HealthConfig, HostHeader, ImportConfig,
     ImportProtocol, LimitsConfig, OriginVersion,
+    acme::{self, AcmePlan},
     broker::{self, BrokerPlan},
     callbacks::{self, CallbacksPlan},
     inspect::{self, InspectPlan},
     interface::{self, InterfacePlan},
-    publish::{self, CertificatePlan, PublishPlan},
+    publish::{self, PublishPlan},
     queue::{self, QueuePlan},
     traces::{self, TracesPlan},
 };
@@ -70,6 +71,8 @@ pub struct GatewayPlan {
     pub callbacks: CallbacksPlan,
     /// The enterprise's side of the broker, if it runs here.
     pub broker: Option<BrokerPlan>,
+    /// Where certificates without files come from.
+    pub acme: Option<AcmePlan>,
 }
 
 impl GatewayPlan {
@@ -103,13 +106,7 @@ impl GatewayPlan {
     pub(crate) fn published(&self) -> Vec<Wanted> {
         let broker = self.broker.iter().map(|b| Wanted {
             name: b.name.clone(),
-            certificate: match &b.given {
-                None => CertificatePlan::None,
-                Some((certificate, key)) => CertificatePlan::Files {
-                    certificate: certificate.clone(),
-                    key: key.clone(),
-                },
-            },
+            certificate: b.certificate.clone(),
             by: By::Given,
         });
         let exports = self.publish.iter().map(|p| Wanted {
@@ -333,6 +330,14 @@ impl Complaints {
     }
 }
 
+/// How a server outside is reached: straight, or by the gateway's ways out.
+pub(super) fn ways(direct: bool, carriers: &[CarrierPlan]) -> Vec<CarrierPlan> {
+    match direct {
+        true => vec![CarrierPlan::Direct],
+        false => carriers.to_vec(),
+    }
+}
+
 pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
     let mut bad = Complaints::default();
     let mut seen = HashSet::new();
@@ -342,11 +347,20 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
     let broker = c
         .broker
         .as_ref()
-        .and_then(|broker| broker::check(broker, &mut seen, &mut bad));
+        .and_then(|broker| broker::check(broker, c.acme.is_some(), &mut seen, &mut bad));
     let exports = exports(&c.export, &mut bad);
     let carriers = carriers(&c.carrier, &mut bad);
-    let name_of_broker = broker.as_ref().map(|b| &b.name);
-    let publish = publish::check(&c.publish, &exports, &carriers, name_of_broker, &mut bad);
+    let around = publish::Around {
+        exports: &exports,
+        carriers: &carriers,
+        broker: broker.as_ref().map(|b| &b.name),
+        acme: c.acme.is_some(),
+    };
+    let publish = publish::check(&c.publish, &around, &mut bad);
+    let acme = c
+        .acme
+        .as_ref()
+        .and_then(|acme| acme::check(acme, &carriers, &mut bad));
     inspect::memory(&c.inspect, &mut bad);
     let traces = c.traces.as_ref().and_then(|t| traces::check(t, &mut bad));
     let minute = Duration::from_secs(60);
@@ -378,6 +392,7 @@ pub(super) fn check(c: &GatewayConfig) -> Result<GatewayPlan, ConfigError> {
                 traces,
                 callbacks,
                 broker,
+                acme,
             }
         }),
         _ => Err(ConfigError { complaints: bad.0 }),

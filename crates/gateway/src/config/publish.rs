@@ -11,7 +11,10 @@ use http::uri::Authority;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::plan::{CarrierPlan, Complaints, ExportPlan, OriginPlan};
+use super::{
+    certificate::{CertificatePlan, Said},
+    plan::{self, CarrierPlan, Complaints, ExportPlan, OriginPlan},
+};
 use crate::export::policy::Policy;
 
 /// Longest realm in bytes.
@@ -27,10 +30,16 @@ pub struct PublishConfig {
     /// The service that it leads to: the `name` of an `[[gateway.export]]` with `http`. That table's `allow` is for other domains;
     /// what visitors may do is said here. No default.
     pub export: String,
-    /// PEM file with the certificate for `name`, and those that lead to its authority. Read again when it changes. No default.
-    pub certificate: PathBuf,
-    /// PEM file with the certificate's private key, readable by this program. No default.
-    pub key: PathBuf,
+    /// PEM file with the certificate for `name`, and those that lead to its authority. Read again when it changes. No default,
+    /// unless `acme` is true.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// PEM file with the certificate's private key, readable by this program. No default, unless `acme` is true.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    /// Whether the certificate is got and renewed by `[gateway.acme]`, in place of `certificate` and `key`. Default: false.
+    #[serde(default)]
+    pub acme: bool,
     /// Port of the hub, as visitors reach it. Default: 443.
     #[serde(default = "https")]
     pub port: u16,
@@ -126,20 +135,6 @@ pub struct PublishPlan {
     pub login: LoginPlan,
 }
 
-/// Where the certificate of a public name comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CertificatePlan {
-    /// Nowhere: the name is for those who verify it by the domain's root.
-    None,
-    /// PEM files that an operator keeps.
-    Files {
-        /// The certificate, and those that lead to its authority.
-        certificate: PathBuf,
-        /// Its key.
-        key: PathBuf,
-    },
-}
-
 /// Who gets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoginPlan {
@@ -195,13 +190,19 @@ pub enum Allowed {
     },
 }
 
-pub(super) fn check(
-    all: &[PublishConfig],
-    exports: &[ExportPlan],
-    carriers: &[CarrierPlan],
-    taken: Option<&HostName>,
-    bad: &mut Complaints,
-) -> Vec<PublishPlan> {
+/// What else is configured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Around<'a> {
+    pub(super) exports: &'a [ExportPlan],
+    pub(super) carriers: &'a [CarrierPlan],
+    /// The name of the broker.
+    pub(super) broker: Option<&'a HostName>,
+    /// Whether there is `[gateway.acme]`.
+    pub(super) acme: bool,
+}
+
+pub(super) fn check(all: &[PublishConfig], around: &Around<'_>, bad: &mut Complaints) -> Vec<PublishPlan> {
+    let taken = around.broker;
     if all.len() + usize::from(taken.is_some()) > MAX_PUBLISHED {
         bad.add(
             "gateway.publish",
@@ -215,7 +216,7 @@ pub(super) fn check(
     let mut plans = Vec::new();
     for (i, c) in all.iter().enumerate() {
         let key = format!("gateway.publish[{i}]");
-        let Some(plan) = one(&key, c, exports, carriers, bad) else {
+        let Some(plan) = one(&key, c, around, bad) else {
             continue;
         };
         if !names.insert(plan.name.clone()) {
@@ -229,17 +230,11 @@ pub(super) fn check(
     plans
 }
 
-fn one(
-    key: &str,
-    c: &PublishConfig,
-    exports: &[ExportPlan],
-    carriers: &[CarrierPlan],
-    bad: &mut Complaints,
-) -> Option<PublishPlan> {
+fn one(key: &str, c: &PublishConfig, around: &Around<'_>, bad: &mut Complaints) -> Option<PublishPlan> {
     let name = bad.take(&format!("{key}.name"), c.name.parse::<HostName>());
     let export = bad.take(&format!("{key}.export"), c.export.parse::<ServiceName>());
     if let Some(export) = &export {
-        match exports.iter().find(|e| e.name == *export) {
+        match around.exports.iter().find(|e| e.name == *export) {
             Some(e) if matches!(e.origin, OriginPlan::Http { .. }) => {}
             Some(_) => bad.add(
                 &format!("{key}.export"),
@@ -254,8 +249,20 @@ fn one(
     if c.port == 0 {
         bad.add(&format!("{key}.port"), "0 is no port: expected that of the hub");
     }
+    let said = Said {
+        certificate: &c.certificate,
+        key: &c.key,
+        acme: c.acme,
+    };
+    let certificate = said.check(key, around.acme, bad);
+    if certificate == Some(CertificatePlan::None) {
+        bad.add(
+            key,
+            "has no certificate: write certificate and key, or acme = true with the table [gateway.acme]",
+        );
+    }
     let policy = bad.take(&format!("{key}.allow"), Policy::visitors(&c.allow));
-    let login = login(&format!("{key}.login"), &c.login, &c.name, carriers, bad);
+    let login = login(&format!("{key}.login"), &c.login, &c.name, around.carriers, bad);
     let name = name?;
     let authority = match c.port {
         443 => name.to_string(),
@@ -265,10 +272,7 @@ fn one(
         authority: bad.take(&format!("{key}.name"), authority.parse::<Authority>())?,
         name,
         export: export?,
-        certificate: CertificatePlan::Files {
-            certificate: c.certificate.clone(),
-            key: c.key.clone(),
-        },
+        certificate: certificate?,
         policy: policy?,
         login: login?,
     })
@@ -360,10 +364,7 @@ fn login(
                 client_id: client_id.clone(),
                 secret: client_secret_file.clone(),
                 ca: ca.clone(),
-                carriers: match direct {
-                    true => vec![CarrierPlan::Direct],
-                    false => carriers.to_vec(),
-                },
+                carriers: plan::ways(*direct, carriers),
                 scopes: asked.join(" "),
                 user: user.clone(),
                 allowed: match everyone {

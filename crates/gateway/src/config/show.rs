@@ -5,6 +5,7 @@ use std::{fmt, time::Duration};
 use ipnet::IpNet;
 
 use super::{
+    certificate::CertificatePlan,
     plan::{CarrierPlan, GatewayPlan, OriginPlan},
     publish::LoginPlan,
     traces::TracesPlan,
@@ -60,6 +61,15 @@ impl GatewayPlan {
             );
         }
         all
+    }
+}
+
+impl GatewayPlan {
+    fn issuer(&self, f: &mut fmt::Formatter<'_>, of: &CertificatePlan) -> fmt::Result {
+        match (of, &self.acme) {
+            (CertificatePlan::Acme, Some(acme)) => writeln!(f, "    certificate from {}", acme.directory),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -135,16 +145,18 @@ impl fmt::Display for GatewayPlan {
                 "  publish https://{}/ for the export {}, {}",
                 p.authority, p.export, p.login
             )?;
+            self.issuer(f, &p.certificate)?;
             for rule in p.policy.rules() {
                 writeln!(f, "    allow {}", rule.what())?;
             }
         }
         if let Some(b) = &self.broker {
-            let shown = match b.given {
-                Some(_) => "browsers and command-line devices",
-                None => "command-line devices",
+            let shown = match b.certificate {
+                CertificatePlan::None => "command-line devices",
+                _ => "browsers and command-line devices",
             };
             writeln!(f, "  broker published as {}, for {shown}", b.name)?;
+            self.issuer(f, &b.certificate)?;
             for a in &b.listen {
                 let tls = if b.tls.is_some() { ", with TLS" } else { "" };
                 writeln!(f, "    events on {a}{tls}, clients {}", list(&b.clients))?;

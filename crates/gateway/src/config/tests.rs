@@ -261,3 +261,74 @@ fn traces_go_to_a_collector_by_its_url() {
     assert_eq!(warned("endpoint = \"http://collector\"").len(), 1);
     assert!(warned("endpoint = \"http://127.0.0.1:4318\"").is_empty());
 }
+
+#[test]
+fn certificates_come_from_files_or_from_an_authority_that_is_named() {
+    let name = |lines: &str| {
+        format!(
+            "[[export]]\nname = \"wiki\"\nhttp = \"http://a\"\n[[publish]]\nname = \"wiki.acme.example\"\nexport = \"wiki\"\n\
+             allow = [{{}}]\nlogin = {{ kind = \"none\" }}\n{lines}\n"
+        )
+    };
+    let acme = |lines: &str, dns: &str| {
+        format!(
+            "{}[acme]\ndirectory = \"https://ca.example/dir\"\nterms_agreed = true\n{lines}\n[acme.dns]\n{dns}",
+            name("acme = true")
+        )
+    };
+    let update = "method = \"update\"\nserver = \"192.0.2.53:53\"\nkey_name = \"hawser\"\nkey_file = \"/k\"";
+    let plan = check(&acme("", update)).unwrap();
+    assert_eq!(plan.publish[0].certificate, CertificatePlan::Acme);
+    assert!(
+        plan.to_string()
+            .contains("certificate from https://ca.example/dir")
+    );
+    assert_eq!(plan.acme.unwrap().carriers, [CarrierPlan::Direct]);
+    let files = check(&name("certificate = \"/c\"\nkey = \"/k\"")).unwrap();
+    assert!(matches!(
+        files.publish[0].certificate,
+        CertificatePlan::Files { .. }
+    ));
+    for (text, part) in [
+        (name(""), "gateway.publish[0]: has no certificate"),
+        (name("key = \"/k\""), "certificate and key go together"),
+        (
+            name("acme = true"),
+            "gateway.publish[0].acme: needs the table [gateway.acme]",
+        ),
+        (
+            name("acme = true\nkey = \"/k\"\ncertificate = \"/c\""),
+            "write the one or the others",
+        ),
+        (acme("contact = [\"ops@acme.example\"]", update), "mailto:"),
+        (
+            acme("resolvers = [\"dns.example\"]", update),
+            "gateway.acme.resolvers: ",
+        ),
+        (acme("propagation = \"2h\"", update), "gateway.acme.propagation: "),
+        (
+            acme("", &update.replace("192.0.2.53:53", "192.0.2.53")),
+            "gateway.acme.dns.server: ",
+        ),
+        (
+            acme("", &update.replace("hawser", "a..b")),
+            "gateway.acme.dns.key_name: ",
+        ),
+        (
+            acme("", "method = \"command\"\nprogram = \"hook\""),
+            "gateway.acme.dns.program: ",
+        ),
+        (acme("", "method = \"http\""), "unknown variant"),
+        (
+            acme("", update).replace("https://ca", "http://ca"),
+            "gateway.acme.directory: ",
+        ),
+        (
+            acme("", update).replace("= true\n\n[acme.dns]", "= false\n[acme.dns]"),
+            "gateway.acme.terms_agreed: ",
+        ),
+    ] {
+        let complaint = check(&text).unwrap_err();
+        assert!(complaint.contains(part), "{text}: {complaint}");
+    }
+}

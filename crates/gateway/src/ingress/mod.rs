@@ -7,7 +7,7 @@ mod names;
 use std::fmt;
 
 use futures_util::future::BoxFuture;
-use hawser_proto::HostName;
+use hawser_proto::{HostName, UnixTime};
 use hawser_session::{BoxedCarrier, record::Records};
 use serde::Serialize;
 use tokio_rustls::server::TlsStream;
@@ -40,6 +40,21 @@ impl fmt::Debug for Visit {
 pub trait Handler: Send + Sync + 'static {
     /// Serves one client until its connection ends. Runs as a task of its own. When the gateway stops, the connection is cut.
     fn visit(&self, visit: Visit) -> BoxFuture<'static, ()>;
+}
+
+/// The certificate of a published name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PublicCertificate {
+    /// The name.
+    pub name: HostName,
+    /// `files` or `acme`.
+    pub source: &'static str,
+    /// When it ends; none while there is none.
+    pub ends: Option<UnixTime>,
+    /// When the next attempt to get another is made; none where that is somebody else's business.
+    pub next_attempt: Option<UnixTime>,
+    /// Why the last attempt failed, if it did.
+    pub error: Option<String>,
 }
 
 /// What a hub says of a name that this gateway publishes.

@@ -9,7 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use hawser_identity::{Given, IdentityError, SharedCredentials, tls};
-use hawser_proto::{ALPN_DEVICE, HostName, control::Publishing};
+use hawser_proto::{ALPN_DEVICE, HostName, UnixTime, control::Publishing};
 use hawser_session::{
     BoxedCarrier,
     hello::{Alert, Opening},
@@ -21,10 +21,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Handler, PublishedStatus, Visit};
-use crate::config::CertificatePlan;
+use crate::{acme::Keep, config::CertificatePlan};
 
 /// How often the files of given certificates are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -37,6 +37,8 @@ pub(crate) struct Ingress {
     public: Arc<dyn Handler>,
     /// Serves those of [`By::Given`], once there is one.
     handler: OnceLock<Arc<dyn Handler>>,
+    /// Where certificates by ACME are.
+    keep: Keep,
     /// What hubs are to be told: nothing until somebody serves it.
     published: watch::Sender<Vec<HostName>>,
     /// What each hub says of it, by `host:port`.
@@ -48,6 +50,8 @@ pub(crate) struct Ingress {
 struct Site {
     name: HostName,
     by: By,
+    certificate: CertificatePlan,
+    /// None for ACME until there is a certificate.
     given: Option<(Arc<Given>, Arc<ServerConfig>)>,
 }
 
@@ -89,7 +93,7 @@ pub(crate) enum VisitError {
     },
     /// It knows no root, and there is no public certificate.
     #[error(
-        "it wants a public certificate, and {0} has none: set certificate and key of the table that names it"
+        "it wants a public certificate, and {0} has none, or none yet: set acme, or certificate and key, in the table that names it"
     )]
     NoCertificate(HostName),
     /// Nobody serves what is published.
@@ -101,11 +105,13 @@ impl Ingress {
     /// Reads the certificates. What `public` does not serve is not published until [`Ingress::serve`].
     pub(crate) fn new(
         own: SharedCredentials,
+        keep: Keep,
         wanted: &[Wanted],
         public: Arc<dyn Handler>,
     ) -> Result<Arc<Self>, IdentityError> {
         let ingress = Self {
-            sites: ArcSwap::from_pointee(sites(wanted, &[])?),
+            sites: ArcSwap::from_pointee(sites(wanted, &[], &keep)?),
+            keep,
             by_root: tls::gateway_device(own)?,
             public,
             handler: OnceLock::new(),
@@ -126,7 +132,7 @@ impl Ingress {
 
     /// Other names or certificates, which are read before anything changes.
     pub(crate) fn prepare(&self, wanted: &[Wanted]) -> Result<Prepared, IdentityError> {
-        sites(wanted, &self.sites.load()).map(Prepared)
+        sites(wanted, &self.sites.load(), &self.keep).map(Prepared)
     }
 
     /// Puts them into force.
@@ -155,6 +161,17 @@ impl Ingress {
     /// A hub is not connected.
     pub(crate) fn lost(&self, hub: &str) {
         self.said().remove(hub);
+    }
+
+    /// The names, where their certificates come from, and when these end.
+    pub(crate) fn certificates(&self) -> Vec<(HostName, CertificatePlan, Option<UnixTime>)> {
+        let sites = self.sites.load();
+        let public = sites.iter().filter(|s| s.certificate != CertificatePlan::None);
+        let one = |s: &Site| {
+            let ends = s.given.as_ref().map(|(given, _)| given.not_after());
+            (s.name.clone(), s.certificate.clone(), ends)
+        };
+        public.map(one).collect()
     }
 
     /// For people's eyes.
@@ -247,6 +264,30 @@ impl Ingress {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes the first certificates by ACME.
+    fn take_first(&self) {
+        let waits = |s: &&Site| {
+            let file = self.keep.certificate(&s.name);
+            let has = |(given, _): &(Arc<Given>, _)| given.is_of(&file, &file);
+            s.certificate == CertificatePlan::Acme && !s.given.as_ref().is_some_and(has)
+        };
+        for site in self.sites.load().iter().filter(waits) {
+            let Some(given) = kept(&site.name, site.by, &self.keep) else {
+                continue;
+            };
+            info!(name = %site.name, "took the first certificate");
+            let same =
+                |s: &&mut Site| s.name == site.name && s.by == site.by && s.certificate == site.certificate;
+            self.sites.rcu(|sites| {
+                let mut sites = Vec::clone(sites);
+                for s in sites.iter_mut().filter(same) {
+                    s.given = Some(given.clone());
+                }
+                sites
+            });
+        }
+    }
+
     /// Reads given certificates again when their files change.
     pub(crate) async fn tend(self: Arc<Self>) {
         let mut tick = interval(LOOK_EVERY);
@@ -254,6 +295,7 @@ impl Ingress {
         let mut trouble = BTreeMap::new();
         loop {
             tick.tick().await;
+            self.take_first();
             for site in self.sites.load_full().iter() {
                 let Some((given, _)) = site.given.clone() else {
                     continue;
@@ -283,36 +325,55 @@ impl Ingress {
 pub(crate) struct Prepared(Vec<Site>);
 
 /// What is wanted; certificates in use from the same files stay.
-fn sites(wanted: &[Wanted], before: &[Site]) -> Result<Vec<Site>, IdentityError> {
+fn sites(wanted: &[Wanted], before: &[Site], keep: &Keep) -> Result<Vec<Site>, IdentityError> {
     let one = |wanted: &Wanted| {
         let (name, by) = (&wanted.name, wanted.by);
-        let CertificatePlan::Files { certificate, key } = &wanted.certificate else {
-            return Ok(Site {
-                name: name.clone(),
-                by,
-                given: None,
-            });
-        };
         let same = before.iter().find(|s| {
-            s.name == *name
-                && s.by == by
-                && s.given
-                    .as_ref()
-                    .is_some_and(|(given, _)| given.is_of(certificate, key))
+            s.name == *name && s.by == by && s.certificate == wanted.certificate && s.given.is_some()
         });
         if let Some(same) = same {
             return Ok(same.clone());
         }
-        let given = Given::load(name, certificate, key)?;
-        let config = match by {
-            By::Given => tls::public_server(given.clone())?,
-            By::Public => tls::public_web_server(given.clone())?,
+        let given = match &wanted.certificate {
+            CertificatePlan::None => None,
+            CertificatePlan::Files { certificate, key } => {
+                Some(known(Given::load(name, certificate, key)?, by)?)
+            }
+            // The certificate that it had serves until there is one.
+            CertificatePlan::Acme => kept(name, by, keep).or_else(|| {
+                let before = before.iter().find(|s| s.name == *name && s.by == by);
+                before.and_then(|s| s.given.clone())
+            }),
         };
         Ok(Site {
             name: name.clone(),
             by,
-            given: Some((given, config)),
+            certificate: wanted.certificate.clone(),
+            given,
         })
     };
     wanted.iter().map(one).collect()
+}
+
+/// The certificate that ACME got, if it is there and can be used.
+fn kept(name: &HostName, by: By, keep: &Keep) -> Option<(Arc<Given>, Arc<ServerConfig>)> {
+    let file = keep.certificate(name);
+    if !file.exists() {
+        return None;
+    }
+    match Given::load(name, &file, &file).and_then(|given| known(given, by)) {
+        Ok(known) => Some(known),
+        Err(error) => {
+            debug!(%name, %error, "the certificate by ACME cannot be used; it waits for another");
+            None
+        }
+    }
+}
+
+fn known(given: Arc<Given>, by: By) -> Result<(Arc<Given>, Arc<ServerConfig>), IdentityError> {
+    let config = match by {
+        By::Given => tls::public_server(given.clone())?,
+        By::Public => tls::public_web_server(given.clone())?,
+    };
+    Ok((given, config))
 }

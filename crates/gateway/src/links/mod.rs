@@ -12,7 +12,7 @@ mod asking;
 pub(crate) mod assembly;
 mod backoff;
 mod book;
-mod chance;
+pub(crate) mod chance;
 mod exchange;
 mod faults;
 mod http_pool;

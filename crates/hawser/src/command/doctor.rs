@@ -4,6 +4,7 @@ mod hub;
 mod local;
 mod login;
 mod network;
+mod published;
 mod traces;
 
 use std::{path::Path, time::Duration};
@@ -126,6 +127,14 @@ async fn look(config: &Config, timeout: Duration, findings: &mut Findings) {
             "add rules for both directions, then reload",
         );
     }
+    published::Published {
+        plan: &plan,
+        state: &c.state,
+        running: running.as_ref(),
+        timeout,
+    }
+    .look(&summary, findings)
+    .await;
     login::look(&plan, timeout, findings).await;
     traces::look(&plan, timeout, findings).await;
     local::peers(&summary, findings);

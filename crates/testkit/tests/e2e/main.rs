@@ -1,6 +1,7 @@
 //! End-to-end tests: real networks, the real binary, real clients and servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod acme;
 mod blind;
 mod broker;
 mod bulk;
