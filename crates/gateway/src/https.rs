@@ -26,8 +26,8 @@ use crate::{
     headers::value,
 };
 
-/// Longest wait for one answer, connection and all.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Longest wait for one answer, connection and all, where somebody waits for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// Largest head of an answer in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// Largest body of an answer in bytes.
@@ -59,10 +59,12 @@ pub enum FetchError {
         why: String,
     },
     /// Nothing in time.
-    #[error("{url}: no answer within {} s", PATIENCE.as_secs())]
+    #[error("{url}: no answer within {} s", patience.as_secs())]
     Timeout {
         /// What was asked for.
         url: String,
+        /// How long was waited.
+        patience: Duration,
     },
 }
 
@@ -82,6 +84,7 @@ pub enum HttpsError {
 pub(crate) struct Https {
     ways: Arc<Ways>,
     tls: Arc<ClientConfig>,
+    patience: Duration,
 }
 
 /// What came.
@@ -99,10 +102,16 @@ impl Reply {
 }
 
 impl Https {
-    pub(crate) fn new(carriers: &[CarrierPlan], ca: Option<&Path>) -> Result<Self, HttpsError> {
+    /// By these ways, to servers that the authorities in `ca` vouch for, or those of the system; waits for an answer this long.
+    pub(crate) fn new(
+        carriers: &[CarrierPlan],
+        ca: Option<&Path>,
+        patience: Duration,
+    ) -> Result<Self, HttpsError> {
         Ok(Self {
             ways: Arc::new(carriers::ways(carriers)?),
             tls: Arc::new(tls_config(ca, b"http/1.1")?),
+            patience,
         })
     }
 
@@ -143,9 +152,12 @@ impl Https {
         headers.insert(HOST, value(authority));
         headers.entry(ACCEPT).or_insert_with(|| value("application/json"));
         headers.insert(USER_AGENT, value("hawser"));
-        timeout(PATIENCE, self.exchange(&at, host, request, &shown))
+        timeout(self.patience, self.exchange(&at, host, request, &shown))
             .await
-            .map_err(|_| FetchError::Timeout { url: shown.clone() })?
+            .map_err(|_| FetchError::Timeout {
+                url: shown.clone(),
+                patience: self.patience,
+            })?
     }
 
     async fn exchange(

@@ -25,7 +25,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
@@ -48,6 +48,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Acme {
     keep: Keep,
     wanted: watch::Sender<Wanted>,
+    /// Wakes who waits for what is due.
+    again: Notify,
     attempts: Mutex<BTreeMap<HostName, Attempt>>,
     chance: Chance,
     orders: Family<Outcome, Counter>,
@@ -88,18 +90,26 @@ impl Acme {
         Self {
             keep: Keep::new(state),
             wanted: watch::Sender::new(wanted(plan)),
+            again: Notify::new(),
             attempts: Mutex::default(),
             chance: Chance::new(),
             orders,
         }
     }
 
-    /// Takes a new configuration. What failed is tried again at once: somebody may have put right what was wrong.
+    /// Takes a new configuration. What failed is tried again at once: somebody may have put right what was wrong, in a file perhaps.
     pub(crate) fn reload(&self, plan: &GatewayPlan) {
-        let directory = |plan: &Option<AcmePlan>| plan.as_ref().map(|p| p.directory.clone());
-        let same = directory(&self.wanted.borrow().plan) == directory(&plan.acme);
+        let new = wanted(plan);
+        let directory = |w: &Wanted| w.plan.as_ref().map(|p| p.directory.clone());
+        let same = directory(&self.wanted.borrow()) == directory(&new);
         self.attempts().retain(|_, a| same && a.error.is_none());
-        self.wanted.send_replace(wanted(plan));
+        // An order that is under way for the same goes on.
+        self.wanted.send_if_modified(|now| {
+            let changed = *now != new;
+            *now = new;
+            changed
+        });
+        self.again.notify_one();
     }
 
     /// How it stands with the names.
@@ -112,24 +122,34 @@ impl Acme {
         let mut changes = self.wanted.subscribe();
         loop {
             let wanted = changes.borrow_and_update().clone();
-            let now = UnixTime::now();
-            let mut soonest = now.plus(LOOK_EVERY);
-            for name in &wanted.names {
-                let (Some(plan), false) = (&wanted.plan, changes.has_changed().unwrap_or(true)) else {
-                    break;
-                };
-                let next = self.next(plan, name);
-                if next <= UnixTime::now() {
-                    self.attempt(plan, name).await;
+            let pass = async {
+                let soonest = self.pass(&wanted).await;
+                let wait = UnixTime::now().until(soonest).max(Duration::from_millis(100));
+                tokio::select! {
+                    () = self.again.notified() => {}
+                    () = sleep(wait) => {}
                 }
-                soonest = soonest.min(self.next(plan, name));
-            }
-            let wait = UnixTime::now().until(soonest).max(Duration::from_millis(100));
+            };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
-                () = sleep(wait) => {}
+                () = pass => {}
             }
         }
+    }
+
+    /// Sees to every name, and says when to look again. Cancel safe: what is set in the DNS by then is removed by the next order.
+    async fn pass(&self, wanted: &Wanted) -> UnixTime {
+        let mut soonest = UnixTime::now().plus(LOOK_EVERY);
+        let Some(plan) = &wanted.plan else {
+            return soonest;
+        };
+        for name in &wanted.names {
+            if self.next(plan, name) <= UnixTime::now() {
+                self.attempt(plan, name).await;
+            }
+            soonest = soonest.min(self.next(plan, name));
+        }
+        soonest
     }
 
     /// When a name is due; told of a certificate that was there at the start, too, if it is from the same authority.

@@ -21,6 +21,8 @@ use crate::{
     https::{Https, HttpsError},
 };
 
+/// Longest wait for an answer: some authorities sign while one waits.
+const ANSWER: Duration = Duration::from_secs(60);
 /// How the authority is asked whether it has looked, or has issued.
 const POLL: RetryPolicy = RetryPolicy::new()
     .initial_delay(Duration::from_millis(500))
@@ -82,7 +84,10 @@ impl OrderError {
 /// Gets a certificate for this name and puts it in place. When dropped under way, what was set in the DNS is removed by the next.
 pub(super) async fn obtain(plan: &AcmePlan, keep: &Keep, name: &HostName) -> Result<(), OrderError> {
     let resolver = Resolver::new(&plan.resolvers)?;
-    tidy(plan, keep, &resolver).await?;
+    if let Err(error) = tidy(plan, keep, &resolver).await {
+        // It may be gone, or in a zone that is not ours any more: that must not keep a certificate from being renewed.
+        warn!(%error, "a record that an earlier attempt set stays in the DNS: remove it by hand if it is there");
+    }
     let account = account(plan, keep).await?;
     let identifiers = [Identifier::Dns(name.to_string())];
     let mut order = match account.new_order(&NewOrder::new(&identifiers)).await {
@@ -120,7 +125,8 @@ async fn tidy(plan: &AcmePlan, keep: &Keep, resolver: &Resolver) -> Result<(), O
 }
 
 async fn account(plan: &AcmePlan, keep: &Keep) -> Result<Account, OrderError> {
-    let builder = Account::builder_with_http(Box::new(Https::new(&plan.carriers, plan.ca.as_deref())?));
+    let builder =
+        Account::builder_with_http(Box::new(Https::new(&plan.carriers, plan.ca.as_deref(), ANSWER)?));
     if let Some(credentials) = keep.account(&plan.directory)? {
         return Ok(builder.from_credentials(credentials).await?);
     }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::AcmePlan,
-    https::{FetchError, Https, HttpsError},
+    https::{FetchError, Https, HttpsError, PATIENCE},
 };
 
 /// Asks the DNS as certificates are ordered.
@@ -73,7 +73,7 @@ impl Survey {
 /// Asks the authority who it is, and looks up the account of the gateway with this state directory. Cancel safe.
 pub async fn issuer(plan: &AcmePlan, state: &Path) -> Result<Issuer, SurveyError> {
     let account = Keep::new(state).account_uri(&plan.directory)?;
-    let https = Https::new(&plan.carriers, plan.ca.as_deref())?;
+    let https = Https::new(&plan.carriers, plan.ca.as_deref(), PATIENCE)?;
     let reply = https.send(Method::GET, &plan.directory, HeaderMap::new(), Bytes::new());
     let reply = reply.await?;
     if !reply.head.status.is_success() {

@@ -18,7 +18,7 @@ pub struct AcmeConfig {
     /// Whether you agree to the authority's terms of service: must be true. Default: false.
     #[serde(default)]
     pub terms_agreed: bool,
-    /// Where the authority may write to, as in `["mailto:ops@acme.example"]`. Default: none.
+    /// Where the authority may write to, as in `["mailto:ops@acme.example"]`; told when the account is made. Default: none.
     #[serde(default)]
     pub contact: Vec<String>,
     /// PEM file with the authorities that may vouch for the directory's server. Default: those of the system.

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::{attempt::Attempt, rules::Claims, token::KeySet};
 use crate::{
     config::OidcPlan,
-    https::{FetchError, Https, HttpsError, Reply},
+    https::{FetchError, Https, HttpsError, PATIENCE, Reply},
 };
 
 /// How long what the provider said of itself is believed.
@@ -162,7 +162,7 @@ impl<T> Kept<T> {
 impl Provider {
     pub(super) fn new(plan: &OidcPlan) -> Result<Self, HttpsError> {
         Ok(Self {
-            https: Https::new(&plan.carriers, plan.ca.as_deref())?,
+            https: Https::new(&plan.carriers, plan.ca.as_deref(), PATIENCE)?,
             plan: plan.clone(),
             metadata: Mutex::default(),
             keys: Mutex::default(),
