@@ -91,8 +91,6 @@ pub(crate) struct Shared {
     pub(crate) gateways: Mutex<HashMap<NodeId, control::Gateway>>,
     pub(crate) seats: Mutex<Seats>,
     pub(crate) number: AtomicU64,
-    /// Sessions that the hub is busy with.
-    pub(crate) busy: watch::Sender<usize>,
     events: Mutex<Vec<Event>>,
     news: watch::Sender<usize>,
     transcripts: Mutex<Vec<Arc<Transcript>>>,
@@ -106,8 +104,23 @@ struct Manners {
     withhold: bool,
     spoil: Option<Vec<u8>>,
     /// Ends all sessions and control connections that there are.
-    cut_sessions: CancellationToken,
+    sessions: Sessions,
     cut_controls: CancellationToken,
+}
+
+/// The sessions since the last cut.
+#[derive(Clone, Default)]
+pub(crate) struct Sessions {
+    cut: CancellationToken,
+    /// Each of them has a receiver.
+    here: watch::Sender<()>,
+}
+
+impl Sessions {
+    /// One more: its cut, and what it holds until its end.
+    pub(crate) fn enter(&self) -> (CancellationToken, watch::Receiver<()>) {
+        (self.cut.clone(), self.here.subscribe())
+    }
 }
 
 impl Default for Manners {
@@ -117,7 +130,7 @@ impl Default for Manners {
             announce: Arc::new(|_, routes| routes),
             withhold: false,
             spoil: None,
-            cut_sessions: CancellationToken::new(),
+            sessions: Sessions::default(),
             cut_controls: CancellationToken::new(),
         }
     }
@@ -146,7 +159,6 @@ impl HostileHub {
             gateways: Mutex::default(),
             seats: Mutex::default(),
             number: AtomicU64::new(1),
-            busy: watch::Sender::new(0),
             events: Mutex::default(),
             news: watch::Sender::new(0),
             transcripts: Mutex::default(),
@@ -180,7 +192,7 @@ impl HostileHub {
     pub fn behave(&self) {
         let mut manners = self.shared.manners();
         *manners = Manners {
-            cut_sessions: manners.cut_sessions.clone(),
+            sessions: manners.sessions.clone(),
             cut_controls: manners.cut_controls.clone(),
             ..Manners::default()
         };
@@ -220,17 +232,17 @@ impl HostileHub {
         self.shared.manners().spoil = bytes;
     }
 
-    /// Ends every session under way, forgets every ticket given out, and waits until it is done.
+    /// Ends every session under way, forgets every ticket given out, and waits until it is done. Gateways may begin others meanwhile.
     pub fn cut_sessions(&self) -> Result<()> {
-        std::mem::take(&mut self.shared.manners().cut_sessions).cancel();
-        self.shared.seats().clear();
-        let mut busy = self.shared.busy.subscribe();
-        self.block_on(async {
-            tokio::time::timeout(SOON, busy.wait_for(|n| *n == 0))
-                .await
-                .map(drop)
-        })
-        .context("sessions that do not end")
+        let sessions = {
+            let mut manners = self.shared.manners();
+            // What enters from here on has tickets of its own.
+            self.shared.seats().clear();
+            std::mem::take(&mut manners.sessions)
+        };
+        sessions.cut.cancel();
+        self.block_on(async { tokio::time::timeout(SOON, sessions.here.closed()).await })
+            .context("sessions that do not end")
     }
 
     /// Ends every control connection.
@@ -390,8 +402,8 @@ impl Shared {
         self.manners().withhold
     }
 
-    pub(crate) fn cut_sessions(&self) -> CancellationToken {
-        self.manners().cut_sessions.clone()
+    pub(crate) fn enter(&self) -> (CancellationToken, watch::Receiver<()>) {
+        self.manners().sessions.enter()
     }
 
     pub(crate) fn cut_controls(&self) -> CancellationToken {

@@ -79,8 +79,7 @@ impl Seats {
 
 /// Answers request `id` with a session, and stays with it to its end.
 pub(crate) async fn bring_together(shared: &Arc<Shared>, asked: Asked, id: u64, deal: Deal) -> Result<()> {
-    let cut = shared.cut_sessions();
-    let _busy = Busy::new(shared);
+    let (cut, _here) = shared.enter();
     let (dial_ticket, dialling) = shared.seats().seat();
     let accepting = match &deal.partner {
         Some(partner) => {
@@ -124,20 +123,4 @@ pub(crate) async fn bring_together(shared: &Arc<Shared>, asked: Asked, id: u64, 
         Ok(())
     };
     cut.run_until_cancelled(run).await.unwrap_or(Ok(()))
-}
-
-/// Counts a session that the hub is busy with.
-struct Busy<'a>(&'a Shared);
-
-impl<'a> Busy<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        shared.busy.send_modify(|n| *n += 1);
-        Self(shared)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.busy.send_modify(|n| *n -= 1);
-    }
 }
