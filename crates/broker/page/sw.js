@@ -5,6 +5,7 @@ const SHELL = [
   "/",
   "/app.css",
   "/app.js",
+  "/boot.js",
   "/bytes.js",
   "/cbor.js",
   "/device.js",

@@ -31,6 +31,7 @@ const FILES: &[(&str, File)] = files! {
     "/enrol", "index.html", HTML;
     "/app.css", "app.css", CSS;
     "/app.js", "app.js", SCRIPT;
+    "/boot.js", "boot.js", SCRIPT;
     "/bytes.js", "bytes.js", SCRIPT;
     "/cbor.js", "cbor.js", SCRIPT;
     "/device.js", "device.js", SCRIPT;

@@ -67,6 +67,12 @@ const item = (subject) => page.locator(".item", { has: page.locator(".subject", 
 const view = () =>
   page.evaluate(() => document.querySelector("main > section:not([hidden])")?.id.replace("view-", "") ?? "");
 
+// Waits until the page shows a view.
+async function arrived() {
+  await page.waitForSelector("main > section:not([hidden])");
+  return { view: await view(), address: page.url() };
+}
+
 async function state({ is }) {
   await page.waitForFunction((wanted) => document.getElementById("status").dataset.state === wanted, is);
 }
@@ -157,9 +163,16 @@ const commands = {
   },
   async open({ url }) {
     await page.goto(url);
-    await page.waitForSelector("main > section:not([hidden])");
-    return { view: await view(), address: page.url() };
+    return arrived();
   },
+  // The same while one file of the page does not arrive, once; gives what the page says.
+  async "open-partly"({ url, file }) {
+    await page.route(`**${file}`, (route) => route.abort("connectionreset"), { times: 1 });
+    await page.goto(url);
+    await visible("detail");
+    return { says: await page.textContent("#detail-text") };
+  },
+  arrived,
   async enrol({ name, passkey }) {
     await visible("view-enrol");
     if (name) await page.fill("#name", name);
@@ -193,8 +206,7 @@ const commands = {
   },
   async reload() {
     await page.reload();
-    await page.waitForSelector("main > section:not([hidden])");
-    return { view: await view() };
+    return arrived();
   },
   // Waits until the service worker has all it needs to do without a network.
   async worker() {

@@ -96,12 +96,22 @@ fn the_page_before_there_is_a_device() {
     );
 
     let mut plain = served.browser("plain", &[&served.authority], false);
-    plain.open(&url(&format!("/enrol#{LINK}"))).unwrap();
+    a_file_that_does_not_arrive_is_told_of_and_loaded_again(&mut plain);
     let says = plain.tell("enrol-refused", json!({})).unwrap();
     assert!(
         says["says"].as_str().unwrap().contains("lack the PRF extension"),
         "{says}"
     );
+}
+
+fn a_file_that_does_not_arrive_is_told_of_and_loaded_again(browser: &mut Browser) {
+    let link = url(&format!("/enrol#{LINK}"));
+    let partly = json!({ "url": link, "file": "/hpke.js" });
+    let says = browser.tell("open-partly", partly).unwrap();
+    let says = says["says"].as_str().unwrap();
+    assert!(says.contains("did not arrive"), "{says}");
+    // The link in the address is still there then.
+    assert_eq!(browser.tell("arrived", json!({})).unwrap()["view"], "enrol");
 }
 
 fn a_bad_link_is_refused_by_keyboard(browser: &mut Browser) {
