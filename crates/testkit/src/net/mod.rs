@@ -23,6 +23,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use crate::wait;
+
 /// The namespaces of one run. Deleted, with every process in them, when dropped.
 pub struct Network {
     prefix: String,
@@ -41,13 +43,30 @@ impl Network {
         })
     }
 
-    /// A new namespace, with its loopback up.
+    /// A new namespace, with its loopback up. Interfaces that it gets speak IPv4 only: a kernel's own IPv6 would be noise in
+    /// captures, and the addresses that it gives itself after seconds a change of network, for which browsers break off what they load.
     fn namespace(&mut self, short: &str) -> Result<String> {
         let name = format!("{}-{short}", self.prefix);
         ip(&format!("netns add {name}"))?;
         self.namespaces.push(name.clone());
         ip(&format!("-n {name} link set lo up"))?;
+        Host::new(short, Ipv4Addr::UNSPECIFIED, Some(name.clone()))
+            .enter(|| std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"))?
+            .ok();
         Ok(name)
+    }
+
+    /// Waits until the kernel has told every namespace that its cables carry: it does so later than they do.
+    fn settled(&self) -> Result<()> {
+        self.namespaces.iter().try_for_each(|name| {
+            let what = format!("the interfaces of {name} to be up");
+            wait::until(wait::SOON, &what, || {
+                let links = said(&format!("-brief -n {name} link show up"))?;
+                let mut states = links.lines().map(|line| line.split_ascii_whitespace());
+                let settled = states.all(|mut link| link.next() == Some("lo") || link.next() == Some("UP"));
+                Ok(settled.then_some(()))
+            })
+        })
     }
 }
 
@@ -85,6 +104,11 @@ pub fn free_port() -> u16 {
 
 /// Runs `ip` with these words.
 fn ip(words: &str) -> Result<()> {
+    said(words).map(drop)
+}
+
+/// The same; gives what it says.
+fn said(words: &str) -> Result<String> {
     let out = Command::new("ip")
         .args(words.split_whitespace())
         .output()
@@ -94,5 +118,5 @@ fn ip(words: &str) -> Result<()> {
         "ip {words}: {}",
         String::from_utf8_lossy(&out.stderr).trim()
     );
-    Ok(())
+    Ok(String::from_utf8(out.stdout)?)
 }

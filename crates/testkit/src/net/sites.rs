@@ -98,6 +98,7 @@ impl Sites {
         for (i, name) in plan.domains.iter().enumerate() {
             domains.push(site(&mut network, plan, name, i, &net_ns, hub.at(HUB_PORT))?);
         }
+        network.settled()?;
         Ok(Self {
             net,
             hub,

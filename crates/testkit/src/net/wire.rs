@@ -137,11 +137,7 @@ pub(super) fn address(host: &Host, interface: &str, address: &str) -> Result<()>
 /// A host in a namespace of its own.
 pub(super) fn host(network: &mut Network, name: &str, address: std::net::Ipv4Addr) -> Result<Host> {
     let namespace = network.namespace(name)?;
-    let host = Host::new(name, address, Some(namespace));
-    // These networks speak IPv4 only; a kernel's own chatter would be noise in captures.
-    host.enter(|| std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"))?
-        .ok();
-    Ok(host)
+    Ok(Host::new(name, address, Some(namespace)))
 }
 
 pub(super) fn namespace(host: &Host) -> Result<&str> {

@@ -24,6 +24,26 @@ fn sites(proxy_only: bool) -> Sites {
     .unwrap()
 }
 
+#[test]
+fn networks_change_by_no_hand_but_the_tests() {
+    if !gate::networks("networks that stay as they are") {
+        return;
+    }
+    let sites = sites(true);
+    let inside = sites.domains.iter().map(|domain| &domain.app);
+    for host in [&sites.net, &sites.hub].into_iter().chain(inside) {
+        // The kernel's own would come seconds later.
+        let shown = |what: &[&str]| {
+            let out = host.command("ip").args(what).output().unwrap();
+            assert!(out.status.success(), "{out:?}");
+            String::from_utf8(out.stdout).unwrap()
+        };
+        assert_eq!(shown(&["-6", "-oneline", "address", "show", "scope", "link"]), "");
+        let links = shown(&["-brief", "link", "show", "up"]);
+        assert!(links.lines().count() > 1 && !links.contains("DOWN"), "{links}");
+    }
+}
+
 /// How long a connection is waited for that should not succeed, and for one that should.
 const FOR_NOTHING: Duration = Duration::from_millis(500);
 const FOR_CERTAIN: Duration = Duration::from_secs(20);
